@@ -1,0 +1,221 @@
+"""Events as the log keeps them: a position, a type and upstream's own bytes.
+
+The position is upstream's `sequence_number` while that ascends; `Numbering` gives one where upstream's cannot be used.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from gateway.domain.response import Status
+from gateway.domain.sse import Frame, encode
+
+DONE = b"[DONE]"
+KEEPALIVE = "keepalive"
+ERROR = "error"
+
+LIFE_CYCLE: dict[str, Status] = {
+    "response.created": Status.QUEUED,
+    "response.queued": Status.QUEUED,
+    "response.in_progress": Status.IN_PROGRESS,
+    "response.completed": Status.COMPLETED,
+    "response.failed": Status.FAILED,
+    "response.incomplete": Status.INCOMPLETE,
+}
+"""The events that carry the whole response, and the status that each means where the response itself names none."""
+
+TERMINAL_EVENT = {
+    Status.COMPLETED: "response.completed",
+    Status.FAILED: "response.failed",
+    Status.INCOMPLETE: "response.incomplete",
+}
+"""The event that ends a stream, by status. None exists for `cancelled`."""
+
+STRUCTURAL = frozenset(
+    {
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.reasoning_summary_part.added",
+    }
+)
+"""What an accumulating client must have seen before any delta makes sense."""
+
+_HOUSEKEEPING = frozenset({*LIFE_CYCLE, KEEPALIVE, ERROR})
+_TYPE_LINE = re.compile(rb"event: ?([^\r\n]+)")
+_TYPE_FIELD = re.compile(rb'"type"\s*:\s*"([^"]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. `number` is its position in the log, `frame` its whole SSE frame, `data` the JSON within."""
+
+    number: int
+    type: str
+    frame: bytes
+    data: bytes
+
+    @property
+    def is_output(self) -> bool:
+        """It carries something that the model made, rather than news about the response."""
+        return self.type not in _HOUSEKEEPING
+
+
+class _Head(msgspec.Struct):
+    type: str = ""
+    sequence_number: int | None = None
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    type: str = ""
+    item_id: str | None = None
+    output_index: int | None = None
+    content_index: int | None = None
+    delta: msgspec.Raw = msgspec.Raw(b"")
+
+
+_head = msgspec.json.Decoder(_Head)
+_identity = msgspec.json.Decoder(_Identity)
+
+
+def type_of(frame: bytes) -> str:
+    """The type of a stored frame: its `event:` line, else the first `type` in its data."""
+    found = _TYPE_LINE.match(frame) or _TYPE_FIELD.search(frame)
+    return found[1].decode(errors="replace") if found else ""
+
+
+def same_event(data: bytes, other: bytes) -> bool:
+    """Whether two deliveries under one number are one event: key order and obfuscation may differ between them."""
+    try:
+        one, two = _identity.decode(data), _identity.decode(other)
+    except msgspec.DecodeError:
+        return data == other
+    return (
+        (one.type, one.item_id, one.output_index, one.content_index)
+        == (two.type, two.item_id, two.output_index, two.content_index)
+    ) and bytes(one.delta) == bytes(two.delta)
+
+
+@dataclass(slots=True)
+class Numbering:
+    """Gives each event of one response its position, over all its upstream connections.
+
+    `tail`: the last position given (-1: none). `upstream`: the last number that upstream gave. `own`: upstream's
+    numbers stopped ascending and positions are the gateway's own; re-attaching by cursor is off from then on.
+
+    A `keepalive` event is held back until the next event: only then does it show whether it took a number of its own.
+    """
+
+    tail: int = -1
+    upstream: int | None = None
+    own: bool = False
+    _held: Event | None = None
+
+    def place(self, frames: Iterable[Frame]) -> tuple[list[Event], list[Event]]:
+        """Turn frames into (events that continue the log, events whose number the log has passed already).
+
+        The second are second deliveries, or the sign that upstream's numbers do not ascend: the caller compares them
+        with the log (`same_event`) and gives those that differ to `renumber`. Upstream's `[DONE]` is dropped.
+        """
+        fresh: list[Event] = []
+        passed: list[Event] = []
+        for frame in frames:
+            if frame.data == DONE:
+                continue
+            event = self._read(frame)
+            if event is None:
+                fresh.append(self._next(Event(-1, frame.event.decode(errors="replace"), frame.raw, frame.data)))
+            elif self.own:
+                fresh += self._renumbered(event)
+            elif event.type == KEEPALIVE:
+                self._held = event if event.number > self.tail else None
+            elif event.number < 0:
+                self.own = True
+                fresh += self._renumbered(event)
+            else:
+                fresh += self._released(event.number)
+                if event.number > self.tail:
+                    self.tail = self.upstream = event.number
+                    fresh.append(event)
+                else:
+                    passed.append(event)
+        return fresh, passed
+
+    def renumber(self, events: Iterable[Event]) -> list[Event]:
+        """Positions of the gateway's own, for events whose number the log already holds for another event."""
+        self.own = True
+        return [placed for event in events for placed in self._renumbered(event)]
+
+    def _read(self, frame: Frame) -> Event | None:
+        try:
+            head = _head.decode(frame.data)
+        except msgspec.DecodeError:
+            return None
+        number = -1 if head.sequence_number is None else head.sequence_number
+        return Event(number, head.type or frame.event.decode(errors="replace"), frame.raw, frame.data)
+
+    def _released(self, before: int) -> list[Event]:
+        held, self._held = self._held, None
+        if held is None or not self.tail < held.number < before:
+            return []
+        self.tail = self.upstream = held.number
+        return [held]
+
+    def _renumbered(self, event: Event) -> list[Event]:
+        if event.type == KEEPALIVE:
+            return []
+        if event.number >= 0:
+            self.upstream = event.number
+        return [self._next(event)]
+
+    def _next(self, event: Event) -> Event:
+        self.tail += 1
+        if event.number == self.tail or event.frame.find(b"{") < 0:
+            return replace(event, number=self.tail)
+        data = _spliced(event.data, self.tail)
+        if data is None:
+            return replace(event, number=self.tail)
+        frame = event.frame.replace(event.data, data, 1) if event.data in event.frame else encode(event.type, data)
+        return replace(event, number=self.tail, frame=frame, data=data)
+
+
+class _Object(msgspec.Struct):
+    sequence_number: msgspec.Raw = msgspec.Raw(b"")
+
+
+_object = msgspec.json.Decoder(_Object)
+
+
+def _spliced(data: bytes, number: int) -> bytes | None:
+    """The event's JSON with `sequence_number` set: the one field is put in or replaced, every other byte stays."""
+    try:
+        fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return None
+    if "sequence_number" not in fields:
+        end = data.rstrip()
+        comma = b"," if fields else b""
+        return end[:-1].rstrip() + comma + b'"sequence_number":%d}' % number
+    return msgspec.json.encode(fields | {"sequence_number": msgspec.Raw(b"%d" % number)})
+
+
+def synthesised_terminal(status: Status, number: int, body: bytes) -> Event:
+    """The terminal event that upstream could not be heard say, made from the polled final object."""
+    kind = TERMINAL_EVENT[status]
+    data = b'{"type":"%b","sequence_number":%d,"response":%b}' % (kind.encode(), number, body)
+    frame = encode(kind, data)
+    return Event(number, kind, frame, data)
+
+
+def nested_error(number: int, *, message: str, code: str, type: str = "server_error") -> bytes:
+    """The frame that ends a reader's stream where the log has no terminal event.
+
+    `{"type":"error","sequence_number":N,"error":{...}}`: the one shape that every official client raises on. `number` is
+    the last that this reader got (0 where it got none), so that no client's cursor moves.
+    """
+    error = {"type": type, "code": code, "message": message, "param": None}
+    return encode(ERROR, msgspec.json.encode({"type": ERROR, "sequence_number": max(number, 0), "error": error}))

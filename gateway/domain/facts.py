@@ -1,0 +1,217 @@
+"""What can happen, in the past tense: the vocabulary of the gateway's observability.
+
+Facts are return values of the pure fold and of whoever made a write that was new; they are given to
+`Telemetry.emit`, which projects them into metrics, spans and log lines. A fact that is not here is not observed.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.domain.continuation import CursorForm
+from gateway.domain.errors import Origin
+from gateway.domain.response import Response, Status, Stuck
+
+Served = Literal["store", "shared", "upstream"]
+"""Who answered a client's poll: the store, an upstream GET shared with others, or one of its own."""
+PollOutcome = Literal["changed", "unchanged", "terminal", "error"]
+AttachKind = Literal["first", "resume", "replay"]
+Left = Literal["end", "client", "slow", "drain", "error"]
+"""How a reader's stream ended: at the log's end, the client went, it took nothing for too long, shutdown, a fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something happened at `at` (unix seconds)."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFact(Fact):
+    """Something happened to a response; `response` is its value afterwards."""
+
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class Created(ResponseFact):
+    """Upstream gave its first answer to the create."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(ResponseFact):
+    """Upstream (or the way to it) refused the create; there is no response. `status` is the HTTP status."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChanged(ResponseFact):
+    """A new status, terminal or not."""
+
+    before: Status | None
+    after: Status
+
+
+@dataclass(frozen=True, slots=True)
+class FirstOutput(ResponseFact):
+    """The first event (or polled snapshot) that carries output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(ResponseFact):
+    """Tracking ended: `response.ending` says why. Emitted once per response, by whoever's write was the one.
+
+    `late`: the terminal status arrived after tracking had been given up; `source` is who saw the end.
+    """
+
+    late: bool
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class BecameStuck(ResponseFact):
+    """It should have moved and did not, for `response.stuck`'s reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered(ResponseFact):
+    """A stuck response moved again, or ended."""
+
+    reason: Stuck
+
+
+@dataclass(frozen=True, slots=True)
+class Contradicted(ResponseFact):
+    """Upstream said what cannot be; it was recorded and not applied.
+
+    `what`: another_id, backwards, after_end, unknown_status, own_numbers, duplicate, after_terminal.
+    """
+
+    what: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamCut(ResponseFact):
+    """Upstream's stream ended without a terminal event, or broke."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reattached(ResponseFact):
+    """An attempt to go on reading upstream after its last number. `outcome`: resumed, refused, failed."""
+
+    after: int
+    outcome: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUp(ResponseFact):
+    """A live response was taken up after a restart; `how`: pumped, polled, waits_for_owner, ended."""
+
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Appended(ResponseFact):
+    """A batch of events is in the log."""
+
+    events: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamPolled(ResponseFact):
+    """One upstream GET. `outcome` is a PollOutcome, `status` the HTTP status (0: no answer)."""
+
+    outcome: PollOutcome
+    status: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPolled(ResponseFact):
+    """A client's GET of a response was answered."""
+
+    outcome: PollOutcome
+    served: Served
+
+
+@dataclass(frozen=True, slots=True)
+class Attached(ResponseFact):
+    """A reader began. `kind` is first, resume or replay, `behind` the events it had to catch up with."""
+
+    kind: AttachKind
+    form: CursorForm
+    after: int
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detached(ResponseFact):
+    """A reader left at `number` after `delivered` events, `replayed` of them from before it came."""
+
+    kind: AttachKind
+    how: Left
+    number: int
+    delivered: int
+    replayed: int
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIssued(ResponseFact):
+    """A continuation token was shown to a client."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRedeemed(ResponseFact):
+    """An issued token came back, as a poll or a resume."""
+
+    how: Literal["poll", "resume"]
+    form: CursorForm
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled(ResponseFact):
+    """A client asked to cancel; `status` is upstream's HTTP status."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Purged(Fact):
+    """Content or records past their retention were deleted."""
+
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed(Fact):
+    """The store could not do `operation`."""
+
+    operation: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Untracked(Fact):
+    """A create went upstream without being tracked; `reason`: store, not_json, limit."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestServed(Fact):
+    """One request of a client was answered. `route` is a template, never a path; `seconds` until the headers."""
+
+    method: str
+    route: str
+    status: int
+    origin: Origin | None
+    seconds: float
+    lifetime: float

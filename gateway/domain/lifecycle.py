@@ -1,0 +1,238 @@
+"""The life of a response as a fold: what upstream says, applied to what is known, gives the new value and the facts.
+
+Theory of operation. Upstream speaks in two ways: events (`receive`) and snapshots (`observe`). Both come down to one
+question, "may this status follow that one?", which `TRANSITIONS` answers. Three rules hold whatever upstream does:
+
+* a terminal status is written once; what contradicts it is a fact (`Contradicted`), never applied;
+* the status within a response object is the truth, not the name of the event that carries it;
+* an `error` event is provisional: `response.failed` may follow and brings status and usage.
+
+Time is the third speaker (`expire`): patience that ran out makes a response stuck, and everything is given up one day.
+The fold returns values. Whether an ending becomes true is decided by the store's one `finish` write, so two pumps and a
+poller may all return the same `Outcome` and exactly one of them counts. Called by the pump, the poller and the tracker.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from gateway.domain.events import ERROR, LIFE_CYCLE, Event
+from gateway.domain.facts import BecameStuck, Contradicted, Fact, FirstOutput, Recovered, StatusChanged
+from gateway.domain.response import TERMINAL, Ending, Response, Status, Stuck
+from gateway.domain.snapshot import Snapshot, embedded_snapshot, error_of
+
+
+class Move(Enum):
+    """What a reported status means for a known one."""
+
+    SAME = "same"
+    FORWARD = "forward"
+    END = "end"
+    BACKWARDS = "backwards"
+    AFTER_END = "after_end"
+
+
+_OPEN: tuple[Status | None, ...] = (None, Status.QUEUED, Status.IN_PROGRESS)
+
+TRANSITIONS: dict[tuple[Status | None, Status], Move] = {
+    (None, Status.QUEUED): Move.FORWARD,
+    (None, Status.IN_PROGRESS): Move.FORWARD,
+    (Status.QUEUED, Status.QUEUED): Move.SAME,
+    (Status.QUEUED, Status.IN_PROGRESS): Move.FORWARD,
+    (Status.IN_PROGRESS, Status.QUEUED): Move.BACKWARDS,
+    (Status.IN_PROGRESS, Status.IN_PROGRESS): Move.SAME,
+    **{(known, said): Move.END for known in _OPEN for said in TERMINAL},
+    **{(known, said): Move.SAME if known is said else Move.AFTER_END for known in TERMINAL for said in Status},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a response ends: given to the store's `finish`. `body` is the final object, if there is one.
+
+    `closes_log`: the batch written with it holds the event that ends every reader's stream; otherwise readers get the
+    nested error with `code` and `message`.
+    """
+
+    response: Response
+    body: bytes | None
+    closes_log: bool
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the fold made of something upstream said: the new value, the facts, and the ending if it was one.
+
+    `events`: how many of the received events belong in the log; after a terminal event none does.
+    `body`: the newest response object seen.
+    """
+
+    response: Response
+    facts: tuple[Fact, ...] = ()
+    outcome: Outcome | None = None
+    events: int = 0
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a response may stand still, in seconds. `pumped`: without progress; `polled`: in one status."""
+
+    pumped: float
+    polled: float
+    give_up_after: float
+
+
+def receive(response: Response, events: Sequence[Event], at: float) -> Step:
+    """Fold a batch of events, in log order, into a response that has not ended."""
+    facts: list[Fact] = []
+    body: bytes | None = None
+    ended: Response | None = None
+    taken = 0
+    first_output = response.first_output_at is None
+    for event in events:
+        taken += 1
+        if event.type in LIFE_CYCLE:
+            snapshot = embedded_snapshot(event.data)
+            body = snapshot.raw if snapshot else body
+            status = (snapshot.status if snapshot else None) or LIFE_CYCLE[event.type]
+            response, more = _told(response, snapshot, status, at)
+            facts += more
+            if response.terminal:
+                ended = response
+                break
+        elif event.type == ERROR:
+            code, message = error_of(event.data)
+            response = replace(response, error_code=code, error_message=message)
+        elif first_output and event.is_output:
+            first_output = False
+            response = replace(response, first_output_at=at)
+            facts.append(FirstOutput(at, response))
+    if taken < len(events):
+        facts.append(_contradiction(response, at, "after_terminal", f"{len(events) - taken} events"))
+    if not taken:
+        return Step(response)
+    response, recovered = _moved(response, at)
+    last = events[taken - 1]
+    response = replace(response, last_event=last.type)
+    outcome = None
+    if ended:
+        response = _ended(response, Ending.TERMINAL, at)
+        outcome = Outcome(response, body, closes_log=True)
+    return Step(response, tuple(facts) + recovered, outcome, taken, body)
+
+
+def observe(response: Response, snapshot: Snapshot, at: float) -> Step:
+    """Fold a polled (or cancelled, or created) response object into a response."""
+    if snapshot.unknown_status and not response.terminal:
+        fact = _contradiction(response, at, "unknown_status", snapshot.unknown_status)
+        return Step(replace(response, status_at=response.status_at or at), (fact,), body=snapshot.raw)
+    if snapshot.status is None:
+        return Step(response, body=snapshot.raw)
+    was_terminal = response.terminal
+    after, facts = _told(response, snapshot, snapshot.status, at)
+    if was_terminal:
+        return Step(response, tuple(facts))
+    changed = after.status is not response.status or snapshot.fingerprint != response.fingerprint
+    if changed:
+        after, recovered = _moved(replace(after, fingerprint=snapshot.fingerprint), at)
+        facts += recovered
+    outcome = None
+    if after.terminal:
+        after = _ended(after, Ending.TERMINAL, at)
+        outcome = Outcome(after, snapshot.raw, closes_log=False, **_words(after))
+    return Step(after, tuple(facts), outcome, body=snapshot.raw)
+
+
+def give_up(response: Response, ending: Ending, at: float, *, code: str, message: str) -> Outcome:
+    """End the tracking without upstream's final word. The status stays; readers get the nested error."""
+    response = _ended(response, ending, at)
+    if response.error_code is None:
+        response = replace(response, error_code=code, error_message=message)
+    return Outcome(response, None, closes_log=False, code=code, message=message)
+
+
+def failed_by_error_event(response: Response, at: float) -> Outcome:
+    """The stream ended after an `error` event and nothing else will come: the response failed."""
+    response = replace(response, status=Status.FAILED, status_at=at)
+    return Outcome(_ended(response, Ending.TERMINAL, at), None, closes_log=True)
+
+
+def expire(
+    response: Response, now: float, patience: Patience, *, reachable: bool, credential: bool
+) -> tuple[Response, tuple[Fact, ...]]:
+    """Judge a live response by the clock: stuck or not.
+
+    `reachable`: upstream answers for it; `credential`: the gateway holds one to speak to upstream with.
+    """
+    if response.ended or response.stuck is not None:
+        return response, ()
+    reason = _stuck(response, now, patience, reachable=reachable, credential=credential)
+    if reason is None:
+        return response, ()
+    response = replace(response, stuck=reason, stuck_at=now)
+    return response, (BecameStuck(now, response),)
+
+
+def _stuck(response: Response, now: float, patience: Patience, *, reachable: bool, credential: bool) -> Stuck | None:
+    allowed = patience.pumped if response.pumped else patience.polled
+    since = response.progress_at if response.pumped else max(response.status_at, response.created_at)
+    if now - since < allowed:
+        return None
+    if not credential:
+        return Stuck.WAITS_FOR_OWNER
+    if not reachable:
+        return Stuck.UPSTREAM_UNREACHABLE
+    return Stuck.QUEUED if response.status in (None, Status.QUEUED) else Stuck.NO_PROGRESS
+
+
+def _told(response: Response, snapshot: Snapshot | None, status: Status, at: float) -> tuple[Response, list[Fact]]:
+    """Apply a reported status and what came with it, as far as the table lets it."""
+    facts: list[Fact] = []
+    if snapshot and snapshot.id and response.response_id and snapshot.id != response.response_id:
+        facts.append(_contradiction(response, at, "another_id", snapshot.id))
+    move = TRANSITIONS[response.status, status]
+    if move in (Move.BACKWARDS, Move.AFTER_END):
+        facts.append(_contradiction(response, at, move.value, f"{response.status} -> {status}"))
+        return response, facts
+    before = response.status
+    if snapshot and not response.terminal:
+        response = replace(
+            response,
+            response_id=response.response_id or snapshot.id,
+            model=snapshot.model or response.model,
+            background=snapshot.background or response.background,
+            stored=response.stored if snapshot.stored is None else snapshot.stored,
+            usage=snapshot.usage or response.usage,
+            error_code=snapshot.error_code or response.error_code,
+            error_message=snapshot.error_message or response.error_message,
+            incomplete_reason=snapshot.incomplete_reason or response.incomplete_reason,
+        )
+    if move in (Move.FORWARD, Move.END):
+        started = at if status is Status.IN_PROGRESS and response.started_at is None else response.started_at
+        response = replace(response, status=status, status_at=at, started_at=started)
+        facts.append(StatusChanged(at, response, before, status))
+    return response, facts
+
+
+def _moved(response: Response, at: float) -> tuple[Response, tuple[Fact, ...]]:
+    reason = response.stuck
+    response = replace(response, progress_at=at, stuck=None, stuck_at=None)
+    return response, () if reason is None else (Recovered(at, response, reason),)
+
+
+def _ended(response: Response, ending: Ending, at: float) -> Response:
+    return replace(response, ending=ending, ended_at=at, stuck=None, stuck_at=None)
+
+
+def _contradiction(response: Response, at: float, what: str, detail: str) -> Contradicted:
+    return Contradicted(at, response, what, detail)
+
+
+def _words(response: Response) -> dict[str, str]:
+    """What readers are told at an end that has no event of its own."""
+    if response.status is Status.CANCELLED:
+        return {"code": "response_cancelled", "message": "The response was cancelled."}
+    return {}

@@ -1,0 +1,194 @@
+"""A response: everything about it that must survive a restart, trace context included, as one frozen value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any
+
+from gateway.domain.mode import Mode
+
+
+class Status(StrEnum):
+    """Upstream's own statuses."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.INCOMPLETE, Status.CANCELLED})
+"""Upstream will not change it any more."""
+
+
+class Ending(StrEnum):
+    """Why tracking ended. All but `TERMINAL` end the tracking, not the response: its status stays."""
+
+    TERMINAL = "terminal"
+    UPSTREAM_LOST = "upstream_lost"
+    LOST = "lost"
+    ABANDONED = "abandoned"
+    DELETED = "deleted"
+
+
+class Stuck(StrEnum):
+    """Why a response that should move does not; also a metric label."""
+
+    QUEUED = "queued"
+    NO_PROGRESS = "no_progress"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    WAITS_FOR_OWNER = "waiting_for_owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one response. `cached` is part of `input`, `reasoning` part of `output`: never add them up."""
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The generation span's identity, drawn at create: ids, W3C flags byte and the sampling decision.
+
+    `parent_span_id` is the server span of the create; `remote_span_id` the caller's, if it sent a `traceparent`.
+    """
+
+    trace_id: int
+    span_id: int
+    parent_span_id: int
+    flags: int
+    sampled: bool
+    remote_span_id: int | None = None
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What happened to a response how often."""
+
+    client_polls: int = 0
+    upstream_polls: int = 0
+    attaches: int = 0
+    resumes: int = 0
+    disconnects: int = 0
+    reattaches: int = 0
+    tokens_issued: int = 0
+    tokens_redeemed: int = 0
+    contradictions: int = 0
+
+    def plus(self, added: Mapping[str, int]) -> "Counts":
+        """These counts with increments by name."""
+        return replace(self, **{name: getattr(self, name) + by for name, by in added.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response and all that is known of it.
+
+    `key` is the gateway's own name for it, drawn before upstream is called; `response_id` is upstream's. Times are unix
+    seconds by the gateway's clock. `path` and `query` are those of the create, upstream's side: retrieving it is
+    `GET {path}/{response_id}?{query}`. `tail` is the last position of its log (-1: empty) and belongs to the store.
+    """
+
+    key: str
+    route: str
+    owner: str
+    mode: Mode
+    created_at: float
+    trace: Trace
+    path: str = "/responses"
+    query: str = ""
+    epoch: int = 0
+
+    response_id: str | None = None
+    model_asked: str | None = None
+    model: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | None = None
+    stored: bool = True
+    background: bool = False
+
+    status: Status | None = None
+    status_at: float = 0.0
+    started_at: float | None = None
+    first_output_at: float | None = None
+    progress_at: float = 0.0
+    ended_at: float | None = None
+    ending: Ending | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    incomplete_reason: str | None = None
+    usage: Usage | None = None
+    synthesised: bool = False
+
+    logged: bool = False
+    pumped: bool = False
+    tail: int = -1
+    upstream_number: int | None = None
+    own_numbers: bool = False
+    last_event: str | None = None
+    fingerprint: int = 0
+
+    stuck: Stuck | None = None
+    stuck_at: float | None = None
+    upstream_request_id: str | None = None
+    counts: Counts = field(default_factory=Counts)
+
+    @property
+    def ended(self) -> bool:
+        """Tracking is over: nobody reads or polls upstream for it any more."""
+        return self.ending is not None
+
+    @property
+    def terminal(self) -> bool:
+        """Upstream's final word is known."""
+        return self.status in TERMINAL
+
+    @property
+    def mode_now(self) -> str:
+        """How it is followed: `pumped` or `polled`."""
+        return "pumped" if self.pumped else "polled"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a response's record: fields that are replaced, counts that are added, an owner that joined."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    co_owner: str | None = None
+
+    def applied(self, response: Response) -> Response:
+        """The response after this change."""
+        counts = response.counts.plus(self.counts) if self.counts else response.counts
+        return replace(response, **{**self.fields, "counts": counts})
+
+    @property
+    def empty(self) -> bool:
+        """Nothing would change."""
+        return not self.fields and not self.counts and self.co_owner is None
+
+
+# The store keeps these itself, or adds them up: a difference between two values of a response never carries them.
+_NOT_COMPARED = frozenset({"key", "epoch", "tail", "counts"})
+_COMPARED = tuple(f.name for f in fields(Response) if f.name not in _NOT_COMPARED)
+
+
+def difference(before: Response, after: Response) -> Change:
+    """The change that leads from one value of a response to another, counts apart."""
+    return Change({name: getattr(after, name) for name in _COMPARED if getattr(before, name) != getattr(after, name)})
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A response object as upstream last gave it: its bytes, the headers that hold for them, and when."""
+
+    bytes: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+    at: float = 0.0

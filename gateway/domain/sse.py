@@ -1,0 +1,120 @@
+"""Server-sent events: bytes in, frames out, each frame with upstream's own bytes.
+
+The rule: work on bytes, decode nothing, copy little. Source: WHATWG HTML, section 9.2 "Server-sent events".
+Used by the pump (in), the edge and the simulator (out).
+
+A frame keeps the lines that carry the event as they came, line endings included. Comments, `id:` and `retry:` lines are
+left out: they belong to the connection, not to the event, and the official Python client fails on a comment that
+follows an `id:`.
+"""
+
+import re
+from dataclasses import dataclass
+
+_BOM = b"\xef\xbb\xbf"
+# An atomic group keeps CRLF whole: without it a lone CRLF would match as CR + LF, that is, as a blank line.
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r|$)")
+_PLAIN = re.compile(rb"(?:event: ?([^\n\r]*)\n)?data: ?([^\n\r]*)\n\n")
+_OF_THE_CONNECTION = frozenset({b"id", b"retry"})
+
+
+class EventTooLarge(ValueError):
+    """One event is larger than the decoder's limit; the stream cannot be followed further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One event as framed on the wire.
+
+    `event` is the value of its `event:` line (empty if there is none), `data` its `data:` lines joined by LF, `raw` its
+    own bytes up to and including the blank line.
+    """
+
+    event: bytes
+    data: bytes
+    raw: bytes
+
+
+class Decoder:
+    """Cuts a byte stream into frames, wherever the network cut it into chunks.
+
+    `limit` is the largest event in bytes; `feed` raises `EventTooLarge` beyond it.
+    """
+
+    __slots__ = ("_buffer", "_limit", "_scanned", "_started")
+
+    def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+        self._scanned = 0
+        self._started = False
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Take the next chunk, return the frames that it completes."""
+        buffer = self._buffer
+        buffer += chunk
+        if not self._started:
+            if len(buffer) < len(_BOM) and _BOM.startswith(bytes(buffer)):
+                return []
+            if buffer.startswith(_BOM):
+                del buffer[: len(_BOM)]
+            self._started = True
+        return self._cut(final=False)
+
+    def end(self) -> list[Frame]:
+        """Upstream closed: the frame whose blank line ended in a lone CR, if any. An unfinished event is discarded."""
+        return self._cut(final=True)
+
+    def _cut(self, *, final: bool) -> list[Frame]:
+        buffer, frames, start = self._buffer, [], 0
+        position = self._scanned
+        while boundary := _BLANK_LINE.search(buffer, position):
+            stop = boundary.end()
+            if stop == len(buffer) and buffer[stop - 1] == 0x0D and not final:
+                break  # a CR at the very end may be half of a CRLF
+            frame = _frame(bytes(buffer[start:stop]))
+            if frame is not None:
+                frames.append(frame)
+            start = position = stop
+        if start:
+            del buffer[:start]
+        self._scanned = max(0, len(buffer) - 3)
+        if len(buffer) > self._limit:
+            raise EventTooLarge(f"an event of more than {self._limit} bytes")
+        return frames
+
+
+def _frame(block: bytes) -> Frame | None:
+    if plain := _PLAIN.fullmatch(block):
+        return Frame(plain[1] or b"", plain[2], block)
+    event, data, kept, whole = b"", [], [], True
+    for line, ending in _LINE.findall(block.lstrip(b"\r\n")):
+        name, _, value = line.partition(b":")
+        if line and (not name or name in _OF_THE_CONNECTION):
+            whole = False
+            continue
+        kept.append(line + ending)
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            data.append(value)
+        elif name == b"event":
+            event = value
+    if not data:
+        return None
+    return Frame(event, b"\n".join(data), block.lstrip(b"\r\n") if whole else b"".join(kept))
+
+
+def encode(event: str, data: bytes) -> bytes:
+    """Frame one event. `data` is JSON: its line breaks are white space, so they become spaces."""
+    one_line = data.replace(b"\r", b" ").replace(b"\n", b" ")
+    return b"event: " + event.encode() + b"\ndata: " + one_line + b"\n\n"
+
+
+def with_id(number: int, frame: bytes) -> bytes:
+    """The frame with an `id:` line, for an EventSource, which hands it back as `Last-Event-ID`."""
+    return b"id: %d\n%b" % (number, frame)
+
+
+KEEPALIVE = b": keepalive\n\n"
+"""A comment: every client ignores it, and no intermediary takes the connection for dead."""

@@ -1,0 +1,179 @@
+"""The store: an append-only log of events per response, its record, and its newest body. The port and its promises.
+
+Theory of operation. A response has one *record* (`Response`), one *log* (events by ascending position) and at most one
+*body* (the response object as upstream last gave it). Writers name what they continue; the store compares and appends.
+So a repeated write is harmless, a gap is found out, and who writes needs no lock.
+
+What every store promises (one suite of tests holds them all):
+
+* A log grows only at its tail. `append` names the tail that its batch continues: events at or below the tail are skipped
+  by number, a batch that begins beyond it raises `Gap`. Positions ascend; a hole that upstream left is legal and kept.
+* A batch is atomic. What `append` returned for is readable by everybody, and survives what `durability` says:
+  `memory` (nothing), `process` (kill -9 of this process), `fsync` (loss of power).
+* Nothing is readable before its acknowledgement.
+* `read` returns at once what is there; it comes back empty only when `wait` is over. No wake-up is lost.
+* `finish` is the only end: last events, end mark, record and body in one write. Only its True is an ending, whoever
+  races. After it every append raises `Closed`. A record that ended without a terminal status (lost, abandoned) takes
+  one terminal `finish` more, which leaves its log as it is.
+* An older epoch raises `Fenced`, and nothing of its writes becomes visible. A lapsed lease is taken by one.
+* A store that cannot do it now raises `StoreUnavailable` and has changed nothing.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from gateway.domain.events import Event
+from gateway.domain.lifecycle import Outcome
+from gateway.domain.response import Body, Change, Response
+
+Durability = Literal["memory", "process", "fsync"]
+PAGE_BYTES = 64 * 1024
+"""A page holds at most this, or one event: what a reader is given at a time."""
+
+
+class Refused(Exception):
+    """The store refuses a write; the writer has to think again."""
+
+
+class Gap(Refused):
+    """The batch does not continue the log. `tail` is the log's last position."""
+
+    def __init__(self, tail: int) -> None:
+        super().__init__(f"the log ends at {tail}")
+        self.tail = tail
+
+
+class Fenced(Refused):
+    """Another holder has taken this response: the writer's epoch is old."""
+
+
+class Closed(Refused):
+    """The log has ended, or the response is not in the store any more."""
+
+
+class Unusable(Exception):
+    """The store cannot be opened; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write a response's log, until somebody else takes it. A new holder gets a new epoch."""
+
+    key: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a log. With a `code`, the last event does not end the stream: readers get the nested error."""
+
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of a log: the frames after a position, in order, each with its number.
+
+    `end` is set where the last of `frames` (or the position asked from) is the end of an ended log.
+    """
+
+    frames: tuple[tuple[int, bytes], ...] = ()
+    end: End | None = None
+
+    @property
+    def joined(self) -> bytes:
+        """All frames as one piece of bytes."""
+        if len(self.frames) == 1:
+            return self.frames[0][1]
+        return b"".join(frame for _, frame in self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which records to list: newest first, from `before` (a key; exclusive) on, `limit` at the most."""
+
+    live: bool | None = None
+    status: str | None = None
+    stuck: bool | None = None
+    before: str | None = None
+    limit: int = 50
+
+
+class Store(Protocol):
+    """One port, several stores. Every method but `open` may raise `StoreUnavailable`."""
+
+    durability: Durability
+    owner_key: bytes
+    """The secret under which owners are hashed; it lives as long as the store's content."""
+
+    async def open(self) -> None:
+        """Make it ready. Raises `Unusable`."""
+
+    async def close(self) -> None:
+        """Write what is queued, release what is held."""
+
+    async def create(self, response: Response) -> Response:
+        """Record an attempt, before upstream is called. The caller holds its lease: epoch 1."""
+
+    async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
+        """Apply a change, with a newer body if there is one. False: nothing to change (gone). Raises `Fenced`.
+
+        The response id, once set, is found by `find` for the record's owner and every co-owner.
+        """
+
+    async def append(self, key: str, events: Sequence[Event], *, tail: int, epoch: int) -> int:
+        """Append a batch that continues `tail`; how many of it were new. Raises `Gap`, `Fenced`, `Closed`."""
+
+    async def finish(
+        self,
+        key: str,
+        outcome: Outcome,
+        events: Sequence[Event] = (),
+        *,
+        tail: int,
+        epoch: int,
+        body: Body | None = None,
+    ) -> bool:
+        """End it: events, end mark, record and body in one write. True for the one write that did.
+
+        Counts in `outcome.response` are not taken over: the store has them. Raises `Gap`, `Fenced`.
+        """
+
+    async def get(self, key: str) -> Response | None:
+        """The record by its key."""
+
+    async def find(self, response_id: str, *, route: str, owner: str | None) -> Response | None:
+        """The record by upstream's id, for an owner. With None: the one record of this id, if it is only one."""
+
+    async def buried(self, response_id: str, *, route: str) -> bool:
+        """Whether a record of this id was here once: its tombstone outlives it."""
+
+    async def body(self, key: str) -> Body | None:
+        """The response object as upstream last gave it."""
+
+    async def read(self, key: str, *, after: int, wait: float = 0, limit: int = PAGE_BYTES) -> Page:
+        """The next page after a position. Raises `Closed` where there is no such log (any more)."""
+
+    async def claim(self, key: str, holder: str, ttl: float) -> Lease | None:
+        """Take, or as its holder renew, the lease for `ttl` seconds. None: somebody else holds it."""
+
+    def live(self) -> AsyncIterator[Response]:
+        """Every record that has not ended."""
+
+    async def list(self, query: Query) -> Sequence[Response]:
+        """Records for the operator."""
+
+    async def delete(self, key: str) -> None:
+        """Remove record, log and body; a tombstone stays."""
+
+    async def purge(self, now: float, *, retention_s: float, resume_window_s: float, tombstone_s: float) -> int:
+        """Delete what is past its time; how many records it touched.
+
+        Log and body of a response with `stored=False` go `resume_window_s` after its end, record and content of every
+        other `retention_s` after it, tombstones after `tombstone_s`.
+        """
+
+    async def size(self) -> int:
+        """Bytes that the store occupies."""

@@ -1,0 +1,1 @@
+"""What is observed: facts go in, metrics, spans and log lines come out."""
