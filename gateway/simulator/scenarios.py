@@ -20,10 +20,10 @@ MODEL_PREFIX = "simulated-"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Requests that get an error: of each counted series the first `first`, else those before each `every`-th.
+    """Requests that get an error: of each counted series the first `first`; with `every=2` the 1st, 3rd, 5th.
 
     A create is counted with the creates of the same body by the same owner until one gets through, a poll or an attach
-    with those of its response. `every=2` thus refuses the 1st, 3rd, 5th.
+    with those of its response.
     """
 
     status: int
@@ -31,7 +31,7 @@ class Refusal:
     message: str = "The server had an error while processing your request. Sorry about that!"
     kind: str = "server_error"
     on: frozenset[Ask] = frozenset({"create"})
-    first: int = 0
+    first: float = 0
     every: int = 0
     retry_after_s: float | None = None
     shape: Shape = "openai"
@@ -163,14 +163,14 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "rejected": Scenario(
         "400 to every create",
-        refusal=Refusal(400, "invalid_prompt", "Invalid prompt.", "invalid_request_error", first=1_000_000),
+        refusal=Refusal(400, "invalid_prompt", "Invalid prompt.", "invalid_request_error", first=inf),
     ),
     "bad_gateway": Scenario(
         "502 with HTML to the first create", refusal=Refusal(502, "", "Bad gateway", first=1, shape="html")
     ),
     "detail_error": Scenario(
         "422 with a body that is not in OpenAI's shape",
-        refusal=Refusal(422, "", "The request is not valid.", first=1_000_000, shape="detail"),
+        refusal=Refusal(422, "", "The request is not valid.", first=inf, shape="detail"),
     ),
 }
 
@@ -187,7 +187,7 @@ SETTINGS: Mapping[str, Callable[[str], float]] = {
     "cuts": int,
 }
 REFUSAL_SETTINGS: Mapping[str, Callable[[str], float]] = {
-    "first": int,
+    "first": float,
     "every": int,
     "status": int,
     "retry_after_s": float,
@@ -203,9 +203,7 @@ def choose(request: Mapping[str, Any], default: str = "normal") -> Scenario:
     metadata = request.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     model = str(request.get("model") or "")
-    name = metadata.get("scenario") or (
-        model.removeprefix(MODEL_PREFIX) if model.startswith(MODEL_PREFIX) else default
-    )
+    name = metadata.get("scenario") or (model.removeprefix(MODEL_PREFIX) if model.startswith(MODEL_PREFIX) else default)
     if name not in SCENARIOS:
         raise ValueError(f"There is no scenario {name!r}. There are: {', '.join(SCENARIOS)}.")
     scenario = replace(SCENARIOS[name], **_overrides(metadata, SETTINGS))

@@ -1,0 +1,210 @@
+"""From what a user wrote to values: the readers of single settings, and the three places that settings come from.
+
+Rule: pure but for opening the named file; knows no setting by name, no vendor library, nothing else of the gateway.
+Every reader takes a text (flag, variable) or a TOML value and raises ValueError with the words `expected ...`.
+Who calls it: `gateway.config` alone, which gives these names on.
+"""
+
+import difflib
+import ipaddress
+import math
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit, urlunsplit
+
+PREFIX: Final = "GATEWAY_"
+FILE_VARIABLE: Final = "GATEWAY_CONFIG"
+# In a namespace with a service called "gateway" (or "gateway-x") Kubernetes puts these into every pod.
+_KUBERNETES: Final = re.compile(r"GATEWAY_(\w+_)?(SERVICE_(HOST|PORT\w*)=|PORT_\d+_\w+=|PORT=(tcp|udp|sctp)://)")
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used. Its text is one line: the place as the user wrote it, and what is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. An empty `host` is every interface (as for asyncio), port 0 any free port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read `127.0.0.1:8080`, `localhost:8080`, `[::1]:8080` or `:8080`; an Address stays one."""
+        if isinstance(value, cls):
+            return value
+        found = re.fullmatch(r"(?:\[([^\]]+)\]|([\w.-]*)):(\d{1,5})", str(value), re.ASCII)
+        try:
+            if found is None or int(found[3]) > 65535:
+                raise ValueError
+            host = str(ipaddress.IPv6Address(found[1])) if found[1] else found[2]
+            if re.fullmatch(r"[\d.]+", host):
+                ipaddress.IPv4Address(host)
+        except ValueError:
+            expected = "expected host:port, like 127.0.0.1:8080, [::1]:8080 or :8080 (every interface)"
+            raise ValueError(expected) from None
+        return cls(host, int(found[3]))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _amount(expected: str, units: Mapping[str, float], fits: Callable[[float], bool]) -> Callable[[object], float]:
+    """Reader of a number with an optional unit. A TOML `true` is none, although Python takes it for 1."""
+
+    def read(value: object) -> float:
+        written = str(value).strip().lower() if type(value) in (str, int, float) else ""
+        found = re.fullmatch(r"(\d+\.?\d*(?:e[-+]?\d+)?)\s*([a-z]*)", written, re.ASCII)
+        amount = float(found[1]) * units.get(found[2], math.nan) if found else math.nan
+        if not (math.isfinite(amount) and fits(amount)):
+            raise ValueError(f"expected {expected}")
+        return amount
+
+    return read
+
+
+def _whole(read: Callable[[object], float]) -> Callable[[object], int]:
+    return lambda value: int(read(value))
+
+
+_DURATIONS: Final = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_PLAIN: Final = {"": 1}
+
+seconds: Final = _amount("seconds above 0, like 2, 0.5, 15s, 5m, 2h or 7d", _DURATIONS, lambda s: s > 0)
+pause: Final = _amount("0 or more seconds, like 0, 0.5, 15s or 5m", _DURATIONS, lambda s: s >= 0)
+rate: Final = _amount("a number above 0", _PLAIN, lambda n: n > 0)
+share: Final = _amount("a share from 0 to 1, like 0.1", _PLAIN, lambda n: n <= 1)
+count: Final = _whole(_amount("a whole number above 0", _PLAIN, lambda n: n >= 1 and n.is_integer()))
+size: Final = _whole(
+    _amount("bytes, like 65536, 64KiB or 64MiB", _SIZES, lambda n: n >= 1 and n.is_integer()),
+)
+
+
+def schedule(value: object) -> tuple[float, ...]:
+    """Pauses in seconds, from `1,2,4` or a TOML array."""
+    written = value.split(",") if isinstance(value, str) else value
+    try:
+        pauses = tuple(map(seconds, written)) if isinstance(written, list | tuple) else ()
+    except ValueError:
+        pauses = ()
+    if not pauses or list(pauses) != sorted(pauses):
+        raise ValueError("expected ascending pauses in seconds above 0, like 1,2,4,8,16,30")
+    return pauses
+
+
+def base_url(value: object) -> str:
+    """An absolute http(s) URL without trailing slash; its path and query stay, as Azure's `?api-version=` needs."""
+    try:
+        parts = urlsplit(value if isinstance(value, str) and re.fullmatch(r"[!-~]+", value) else "")
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.username is not None or parts.fragment:
+        raise ValueError("expected an absolute http(s) URL without user or fragment, like https://api.openai.com/v1")
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/")))
+
+
+def store_url(value: object) -> str:
+    """`memory://` or the URL of an SQLite file: `sqlite:///relative.db`, `sqlite:////absolute.db`."""
+    known = "sqlite:///file.db (sqlite:////absolute/file.db) or memory://"
+    if re.match(r"(rediss?|valkeys?)\b", str(value)):
+        raise ValueError(f"Redis is not supported yet; expected {known}")
+    path = str(value).removeprefix("sqlite:///")
+    if value != "memory://" and (path in (value, "", ":memory:") or path.endswith("/") or "\0" in path):
+        raise ValueError(f"expected {known}")
+    return str(value)
+
+
+def credential(value: object) -> str:
+    """A secret that fits into a header: a line break from a mangled file is found here, not in a request."""
+    if not (isinstance(value, str) and re.fullmatch(r"[!-~]+", value)):
+        raise ValueError("expected visible ASCII characters without spaces or line breaks")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value that a user gave, between the words that lead back to where it was written."""
+
+    value: Any
+    before: str
+    after: str = ""
+
+    def place(self, *, secret: bool) -> str:
+        """The place on one line, with the value cut at 100 characters; of a secret or a password in a URL, `***`."""
+        shown = "***" if secret else re.sub(r"//[^@]*@", "//***@", repr(self.value))
+        return f"{self.before}{shown if len(shown) <= 100 else shown[:99] + '…'}{self.after}"
+
+
+def flag(name: str) -> str:
+    """`poll_max_age_s` as the user types it: `--poll-max-age-s`."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """`poll_max_age_s` as a variable: `GATEWAY_POLL_MAX_AGE_S`."""
+    return PREFIX + name.upper()
+
+
+def given(
+    names: Iterable[str], flags: Mapping[str, str], environ: Mapping[str, str], config_file: Path | None
+) -> dict[str, Given]:
+    """What was written for `names`, the strongest place only: flags (by name), then variables, then the file.
+
+    An empty variable counts as not set, as compose files write `${KEY:-}`. Raises SettingsError for a file that cannot
+    be read and, whatever its value, for a name in any of the three places that no setting has.
+    """
+    known = tuple(names)
+    variables = {variable(name): name for name in known}
+    found: dict[str, Given] = {}
+
+    chosen_by = f"--config {config_file}"
+    if config_file is None and environ.get(FILE_VARIABLE):
+        config_file = Path(environ[FILE_VARIABLE])
+        chosen_by = f"{FILE_VARIABLE}={config_file}"
+    if config_file is not None:
+        for key, value in _parsed(config_file, chosen_by).items():
+            if key not in known:
+                raise _unknown(f"{key} in {config_file}", key, known)
+            found[key] = Given(value, f"{key} = ", f" in {config_file}")
+    for key, text in environ.items():
+        if not key.startswith(PREFIX) or key == FILE_VARIABLE or not text or _KUBERNETES.match(f"{key}={text}"):
+            continue
+        if key not in variables:
+            raise _unknown(key, key.removeprefix(PREFIX), known, variable)
+        found[variables[key]] = Given(text, f"{key}=")
+    for name, text in flags.items():
+        if name not in known:
+            raise _unknown(flag(name), name, known, flag)
+        found[name] = Given(text, f"{flag(name)} ")
+    return found
+
+
+def _parsed(config_file: Path, chosen_by: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(config_file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{chosen_by}: cannot be read ({error.strerror}); expected a TOML file") from None
+    except ValueError as error:
+        raise SettingsError(f"{chosen_by}: not valid TOML ({error})") from None
+
+
+def _unknown(place: str, name: str, known: Iterable[str], spelled: Callable[[str], str] = str) -> SettingsError:
+    """`spelled` writes a known name as it is written in this place."""
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f"did you mean {spelled(close[0])}?" if close else "expected one that serve --help lists"
+    return SettingsError(f"{place}: no such setting; {hint}")

@@ -1,0 +1,39 @@
+"""What every handler is given: the parts of the gateway, composed once at start."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from gateway.config import Settings
+from gateway.relay.routing import Route, Target
+from gateway.relay.tracker import Tracker
+from gateway.relay.upstream import Upstream
+from gateway.store.port import Store
+from gateway.telemetry.observers import Telemetry
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Whether this process takes new work. `draining`: it still serves, but no longer says that it is ready."""
+
+    started: bool = False
+    draining: bool = False
+    refusing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of a running gateway. `clock` gives unix seconds."""
+
+    settings: Settings
+    route: Route
+    upstream: Upstream
+    store: Store
+    tracker: Tracker
+    telemetry: Telemetry
+    clock: Callable[[], float]
+    readiness: Readiness = field(default_factory=Readiness)
+
+
+Handler = Callable[[Context, web.Request, Target], Awaitable[web.StreamResponse]]
