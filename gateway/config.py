@@ -78,7 +78,7 @@ class Settings(BaseModel):
     """While the store is down: passthrough (serve untracked) or refuse (answer 503)."""
 
     # Short responses are seen soon, long ones cost two polls a minute.
-    poll_schedule_s: Annotated[tuple[float, ...], PlainValidator(reading.schedule)] = (1, 2, 4, 8, 16, 30)
+    poll_schedule_s: Annotated[tuple[float, ...], PlainValidator(reading.schedule)] = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
     """Pauses between polls of a running response; the last one repeats."""
     # Enough that responses created together drift apart, little enough that the schedule is recognisable.
     poll_jitter: Annotated[float, PlainValidator(reading.share)] = 0.1
@@ -211,8 +211,8 @@ class Settings(BaseModel):
         if not self.ops_token and not self.ops_listen.is_loopback:
             raise _Conflict(("ops_listen",), "expected a loopback address, or ops_token to be set as well")
         if self.tombstone_s < self.retention_s:
-            ask = f"expected tombstone_s ({self.tombstone_s:.0f}) no shorter than retention_s ({self.retention_s:.0f})"
-            raise _Conflict(("tombstone_s", "retention_s"), ask)
+            both = f"tombstone_s ({self.tombstone_s:.15g}) to be at least retention_s ({self.retention_s:.15g})"
+            raise _Conflict(("tombstone_s", "retention_s"), f"expected {both}")
         return self
 
     @property
@@ -256,7 +256,16 @@ def _is_secret(name: str) -> bool:
     return Settings.model_fields[name].annotation == SecretStr | None
 
 
-_UNITS = {"s": "SECONDS", "bytes": "BYTES", "listen": "HOST:PORT", "upstream": "URL", "store": "URL"}
+_METAVARS = (
+    ("_schedule_s", "SECONDS,..."),
+    ("_per_s", "NUMBER"),
+    ("_s", "SECONDS"),
+    ("_bytes", "BYTES"),
+    ("listen", "HOST:PORT"),
+    ("upstream", "URL"),
+    ("store", "URL"),
+    ("", "VALUE"),
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -264,7 +273,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings", "each is also a variable (in brackets) and a key of the file")
     group.add_argument("--config", type=Path, metavar="FILE", help=f"TOML file [{reading.FILE_VARIABLE}]")
     for name, field in Settings.model_fields.items():
-        how: dict[str, Any] = {"metavar": _UNITS.get(name.rpartition("_")[2], "VALUE")}
+        how: dict[str, Any] = {"metavar": next(word for ending, word in _METAVARS if name.endswith(ending))}
         if get_origin(field.annotation) is Literal:
             how = {"metavar": "|".join(get_args(field.annotation))}
         elif field.annotation is bool:
@@ -274,7 +283,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def flags_of(namespace: argparse.Namespace) -> dict[str, str]:
-    """The settings among the parsed arguments, for `load`: field name to the text typed (`true`, `false`)."""
+    """The settings among the parsed arguments, for `load`: field name to typed text (a switch: `True`, `False`)."""
     typed = vars(namespace)
     return {name: str(typed[name]) for name in Settings.model_fields if name in typed}
 

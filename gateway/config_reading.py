@@ -7,6 +7,7 @@ Who calls it: `gateway.config` alone, which gives these names on.
 
 import difflib
 import ipaddress
+import json
 import math
 import re
 import tomllib
@@ -24,6 +25,10 @@ _KUBERNETES: Final = re.compile(r"GATEWAY_(\w+_)?(SERVICE_(HOST|PORT\w*)=|PORT_\
 
 class SettingsError(ValueError):
     """A setting that cannot be used. Its text is one line: the place as the user wrote it, and what is accepted."""
+
+    def __init__(self, line: str) -> None:
+        # Keys and paths are the user's too, and may hold a line break.
+        super().__init__("".join(char if char.isprintable() else "?" for char in line))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +151,8 @@ class Given:
 
     def place(self, *, secret: bool) -> str:
         """The place on one line, with the value cut at 100 characters; of a secret or a password in a URL, `***`."""
-        shown = "***" if secret else re.sub(r"//[^@]*@", "//***@", repr(self.value))
-        return f"{self.before}{shown if len(shown) <= 100 else shown[:99] + '…'}{self.after}"
+        shown = "***" if secret else re.sub("//.*@", "//***@", json.dumps(self.value, default=str))
+        return f"{self.before}{shown if len(shown) <= 100 else shown[:97] + '...'}{self.after}"
 
 
 def flag(name: str) -> str:
