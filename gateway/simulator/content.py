@@ -32,7 +32,8 @@ def words(seed: str, count: int) -> list[str]:
         gap = "" if not sentence else "\n\n" if sentence % _SENTENCES_PER_PARAGRAPH == 0 else " "
         pieces += [gap + first, *(f" {word}" for word in rest)]
         sentence += 1
-    return pieces[:count]
+    del pieces[count:]
+    return [*pieces[:-1], pieces[-1].rstrip(".") + "."] if pieces else []
 
 
 def pieces_of(text: str, size: int = 8) -> list[str]:

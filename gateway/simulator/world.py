@@ -1,6 +1,7 @@
 """The simulator's state: its clock, its responses, what is broken at the moment. Used by its handlers."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from gateway.simulator.plan import Plan
 from gateway.simulator.scenarios import Ask, Cut, Refusal, Scenario
 from gateway.simulator.seen import SeenLog
 
-Waited = Literal["due", "cut", "gone"]
 Outage = int | Literal["drop"] | None
+"""Every request is answered with this status, or loses its connection; None: all is well."""
 
 MAX_RESPONSES = 20_000
 STREAM_WINDOW_S = 300.0
@@ -22,6 +23,19 @@ UNSTORED_WINDOW_S = 600.0
 """How long after its end a background response with `store: false` can be retrieved."""
 _LOOK_S = 1.0
 """How often a silent connection is looked at: whether its client is still there."""
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """A request that is being answered with a response's events, or waits for its end; `order` is to cut it."""
+
+    request: web.Request
+    order: Cut | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has closed it."""
+        return self.request.transport is None or self.request.transport.is_closing()
 
 
 @dataclass(slots=True, eq=False)
@@ -35,11 +49,12 @@ class Record:
     """A foreground response whose client has gone: generation ended with the connection, upstream knows no such id."""
     cuts_made: int = 0
     asked: dict[Ask, int] = field(default_factory=dict)
-    connections: set[web.BaseRequest] = field(default_factory=set)
-    """The requests that are being answered with its events, or, in the foreground, wait for its end."""
-    cut: Cut | None = None
-    """An order to cut the connections of this moment."""
+    connections: set["Connection"] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def reaches(self, age_s: float) -> bool:
+        """Whether what comes at this age comes, or was cancelled before."""
+        return self.cancelled_s is None or not self.plan.scenario.cancel_sticks or age_s <= self.cancelled_s
 
     def wake(self) -> None:
         """Have everyone who waits for this response look again."""
@@ -47,9 +62,12 @@ class Record:
         self.changed.clear()
 
 
-def is_gone(request: web.BaseRequest) -> bool:
-    """Whether the client of a request has closed its connection."""
-    return request.transport is None or request.transport.is_closing()
+class Interrupted(Exception):
+    """A connection that gets no more: it is to be cut (`how`), or its client has gone (`how` is None)."""
+
+    def __init__(self, how: Cut | None) -> None:
+        super().__init__(how)
+        self.how = how
 
 
 class World:
@@ -87,7 +105,7 @@ class World:
         return (self.now() - record.plan.created) * self.speed
 
     def create(self, request: dict[str, Any], scenario: Scenario, owner: str) -> Record:
-        """A new response. Its text follows from seed and ordinal; its id from the time too, so no two runs share one."""
+        """A new response. Its text follows from seed and ordinal, its id from the time too: no two runs share one."""
         self._created += 1
         now = self.now()
         seed = f"{self.seed}:{self._created}"
@@ -104,10 +122,10 @@ class World:
         if record is None or record.owner != owner or record.stopped:
             return None
         plan = record.plan
-        running = self.age(record) < plan.end_s
-        if not plan.background:
-            return record if running and not all(map(is_gone, record.connections)) or plan.stored else None
-        return record if plan.stored or self.age(record) < plan.end_s + UNSTORED_WINDOW_S else None
+        if plan.background:
+            return record if plan.stored or self.age(record) < plan.end_s + UNSTORED_WINDOW_S else None
+        abandoned = bool(record.connections) and all(connection.gone for connection in record.connections)
+        return record if plan.stored and not abandoned else None
 
     def status(self, record: Record) -> str:
         """A response's status at this moment."""
@@ -126,32 +144,42 @@ class World:
         for record in self.records.values():
             if record.connections and response_id in (None, record.plan.id):
                 count += len(record.connections)
-                record.cut = how
+                for connection in record.connections:
+                    connection.order = how
                 record.wake()
         return count
+
+    def connections(self, response_id: str | None = None) -> int:
+        """How many connections carry a response, or any."""
+        return sum(len(record.connections) for record in self.records.values() if response_id in (None, record.plan.id))
+
+    def set_outage(self, how: Outage) -> None:
+        """Begin an outage, or end it (None). `drop` resets what is open as well."""
+        self.outage = how
+        if how == "drop":
+            self.cut()
 
     def close(self) -> None:
         """The server stops: end every wait."""
         self.closing = True
         self.cut()
 
-    async def wait(self, record: Record, age_s: float, request: web.BaseRequest) -> Waited:
-        """Wait until a response has an age, its connections are to be cut, or the client has gone.
+    async def wait(self, record: Record, age_s: float, connection: Connection) -> None:
+        """Return when a response has an age, or as soon as a cancel has made sure that it stays younger.
 
-        A cancel, a deletion or a skip ends the wait early as `due`: the caller looks at the record and the age again.
+        Raises Interrupted if the connection is to be cut or the client has gone.
         """
-        left_s = (age_s - self.age(record)) / self.speed
-        if is_gone(request):
-            return "gone"
-        if record.cut is not None or self.closing:
-            return "cut"
-        if left_s > 0:
-            try:
+        while record.reaches(age_s):
+            if connection.gone:
+                raise Interrupted(None)
+            if self.closing or connection.order is not None:
+                raise Interrupted(connection.order or "reset")
+            left_s = (age_s - self.age(record)) / self.speed
+            if left_s <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left_s, _LOOK_S)):
                     await record.changed.wait()
-            except TimeoutError:
-                pass
-        return "due"
 
     def refuses(self, refusal: Refusal | None, ask: Ask, series: str) -> bool:
         """Whether this request of a series is refused; counts it."""
@@ -169,3 +197,9 @@ class World:
         """A fresh `x-request-id`."""
         self._requests += 1
         return f"req_{hashlib.sha256(f'{self.seed}:{self._requests}:{self.now()!r}'.encode()).hexdigest()[:32]}"
+
+
+WORLD: web.AppKey[World] = web.AppKey("world", World)
+"""Where a handler finds the simulator that it serves."""
+OWNER: web.RequestKey[str] = web.RequestKey("owner", str)
+"""The key that a request came with: whose responses it sees. Empty if it had none."""
