@@ -153,7 +153,10 @@ class Attached(ResponseFact):
 
 @dataclass(frozen=True, slots=True)
 class Detached(ResponseFact):
-    """A reader left at `number` after `delivered` events, `replayed` of them from before it came."""
+    """A reader left at `number` after `delivered` events, `replayed` of them from before it came.
+
+    `form` and `after` are the cursor that it came with.
+    """
 
     kind: AttachKind
     how: Left
@@ -161,6 +164,8 @@ class Detached(ResponseFact):
     delivered: int
     replayed: int
     started_at: float
+    form: CursorForm = CursorForm.NONE
+    after: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +183,10 @@ class TokenRedeemed(ResponseFact):
 
 @dataclass(frozen=True, slots=True)
 class Cancelled(ResponseFact):
-    """A client asked to cancel; `status` is upstream's HTTP status."""
+    """A client asked to cancel; `status` is upstream's HTTP status, `seconds` what its answer took."""
 
     status: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
