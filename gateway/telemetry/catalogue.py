@@ -1,0 +1,169 @@
+"""The catalogue of metrics: the whole contract with dashboards and alerts, as a table.
+
+Rule: values only; `metrics.py` makes the series from it, README's table is made from it. Every label has a bounded set
+of values: those that are named here have their series from the start, so that a rate starts at 0 and not at nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from gateway.domain import facts
+from gateway.domain.continuation import CursorForm
+from gateway.domain.errors import Origin
+from gateway.domain.mode import Mode
+from gateway.domain.response import TERMINAL, Ending, Status, Stuck
+from gateway.telemetry import names
+
+Kind = Literal["counter", "gauge", "histogram"]
+NO_STATUS = "none"
+"""The `status` of a response before upstream has named one."""
+UNKNOWN_MODEL = "unknown"
+
+# From 0.1 s to 8 h: a short answer and a night of research.
+_LIFETIME = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800)
+_WAIT = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 28800)
+_HEADERS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 600)
+_APPEND = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_POLLS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
+
+_MODES = tuple(Mode)
+_BACKGROUND = tuple(mode for mode in Mode if mode.background)
+_ENDED = tuple(status for status in Status if status in TERMINAL)
+_OPEN = (NO_STATUS, *(status for status in Status if status not in TERMINAL))
+_POLLED = get_args(facts.PollOutcome)
+_LEFT = tuple(how for how in get_args(facts.Left) if how != "end")
+_REASONS = tuple(Stuck)
+_FORMS = tuple(CursorForm)
+_LEARNT: tuple[str, ...] = ()
+_MODEL = (UNKNOWN_MODEL,)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `labels` maps each label to the values that it has from the start; others are learnt to a limit."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    buckets: tuple[float, ...] = ()
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(names.CREATED, "counter", "Responses that upstream accepted.", {"mode": _MODES, "model": _MODEL}),
+    Metric(names.LIVE, "gauge", "Responses being tracked, by last known status.", {"status": _OPEN, "mode": _MODES}),
+    Metric(
+        names.TERMINAL,
+        "counter",
+        "Responses whose tracking ended: upstream's final word (ending=terminal) or why it was given up; late: the "
+        "final word came after that.",
+        {"status": _LEARNT, "mode": _MODES, "model": _MODEL, "ending": tuple(Ending), "late": ("false", "true")},
+    ),
+    Metric(
+        names.REFUSED,
+        "counter",
+        "Creates that upstream, or the way to it, refused.",
+        {"mode": _MODES, "status_class": ("4xx", "5xx")},
+    ),
+    Metric(
+        names.DURATION,
+        "histogram",
+        "Seconds from create to upstream's final word.",
+        {"mode": _MODES, "status": _ENDED},
+        _LIFETIME,
+    ),
+    Metric(names.QUEUE, "histogram", "Seconds from create to leaving `queued`.", {"mode": _BACKGROUND}, _LIFETIME),
+    Metric(names.FIRST_OUTPUT, "histogram", "Seconds from create to the first output.", {"mode": _MODES}, _WAIT),
+    Metric(
+        names.CLIENT_POLLS,
+        "counter",
+        "Polls of clients, and who answered them: the store, an upstream poll shared with others, or one of its own.",
+        {"outcome": _POLLED, "served": get_args(facts.Served)},
+    ),
+    Metric(names.UPSTREAM_POLLS, "counter", "Polls that upstream got.", {"outcome": _POLLED}),
+    Metric(
+        names.POLLS_PER_RESPONSE,
+        "histogram",
+        "Polls of one response over its life, by clients and of upstream.",
+        {"mode": _MODES, "by": ("client", "gateway")},
+        _POLLS,
+    ),
+    Metric(
+        names.ATTACHES,
+        "counter",
+        "Readers of a stream: the first, a resume at a cursor, a replay from the start; and how the cursor was given.",
+        {"kind": get_args(facts.AttachKind), "form": _FORMS},
+    ),
+    Metric(names.DISCONNECTS, "counter", "Readers that left before the end of the stream.", {"how": _LEFT}),
+    Metric(names.DELIVERED, "counter", "Events delivered to readers, counted when each leaves."),
+    Metric(names.REPLAYED, "counter", "Delivered events that were in the log before their reader came."),
+    Metric(names.APPENDED, "counter", "Events written to logs."),
+    Metric(names.APPEND_SECONDS, "histogram", "Seconds until a batch of events was in the log.", {}, _APPEND),
+    Metric(names.APPEND_BATCH, "histogram", "Events written to a log at a time.", {}, _BATCH),
+    Metric(names.CUTS, "counter", "Upstream streams that broke off without a terminal event.", {"reason": _LEARNT}),
+    Metric(
+        names.REATTACHES,
+        "counter",
+        "Attempts to go on reading an upstream stream at its last number.",
+        {"outcome": ("resumed", "refused", "failed")},
+    ),
+    Metric(names.CANCELS, "counter", "Cancels that clients asked for.", {"status_class": ("2xx", "4xx", "5xx")}),
+    Metric(names.STUCK, "gauge", "Responses that should move and do not, by reason.", {"reason": _REASONS}),
+    Metric(names.BECAME_STUCK, "counter", "Times that a response became stuck.", {"reason": _REASONS}),
+    Metric(names.RECOVERED, "counter", "Times that a stuck response moved again.", {"reason": _REASONS}),
+    Metric(names.CONTRADICTIONS, "counter", "Things that upstream said and that cannot be.", {"what": _LEARNT}),
+    Metric(names.TOKENS_ISSUED, "counter", "Continuation tokens shown to clients."),
+    Metric(
+        names.TOKENS_REDEEMED,
+        "counter",
+        "Continuation tokens that came back.",
+        {"how": ("poll", "resume"), "form": _FORMS},
+    ),
+    Metric(
+        names.TOKENS,
+        "counter",
+        "Tokens of the model, once per response. Cached is part of input, reasoning part of output.",
+        {"kind": ("input", "cached", "output", "reasoning"), "model": _MODEL},
+    ),
+    Metric(
+        names.TAKEN_UP,
+        "counter",
+        "Live responses that were taken up after a restart.",
+        {"how": ("pumped", "polled", "waits_for_owner", "ended")},
+    ),
+    Metric(
+        names.REQUESTS,
+        "counter",
+        "Requests of clients; origin: who is to blame for an error.",
+        {"route": _LEARNT, "method": _LEARNT, "status_class": _LEARNT, "origin": ("none", *get_args(Origin))},
+    ),
+    Metric(names.REQUEST_SECONDS, "histogram", "Seconds until a request's headers.", {"route": _LEARNT}, _HEADERS),
+    Metric(names.STORE_FAILURES, "counter", "Things the store could not do.", {"operation": _LEARNT}),
+    Metric(
+        names.UNTRACKED,
+        "counter",
+        "Creates that went upstream untracked.",
+        {"reason": ("store", "not_json", "limit")},
+    ),
+    Metric(names.PURGED, "counter", "Records whose content, or which themselves, were deleted after their retention."),
+    Metric(names.SPANS_EXPORTED, "counter", "Spans that the collector took."),
+    Metric(
+        names.SPANS_DROPPED,
+        "counter",
+        "Spans that were lost.",
+        {"reason": ("queue_full", "export_failed", "shutdown")},
+    ),
+    Metric(names.OBSERVERS_REMOVED, "counter", "Parts of the telemetry that raised and were switched off."),
+    Metric(names.BUILD, "gauge", "Always 1; the version that is running.", {"version": _LEARNT, "python": _LEARNT}),
+)
+
+
+def table() -> str:
+    """The metrics as a Markdown table, for README."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(rows) + "\n"
