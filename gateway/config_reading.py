@@ -68,11 +68,10 @@ class Address:
 
 
 def _amount(expected: str, units: Mapping[str, float], fits: Callable[[float], bool]) -> Callable[[object], float]:
-    """Reader of a number with an optional unit. A TOML `true` is none, although Python takes it for 1."""
+    """Reader of a number with an optional unit. It reads text, so that a TOML `true`, for Python a 1, is refused."""
 
     def read(value: object) -> float:
-        written = str(value).strip().lower() if type(value) in (str, int, float) else ""
-        found = re.fullmatch(r"(\d+\.?\d*(?:e[-+]?\d+)?)\s*([a-z]*)", written, re.ASCII)
+        found = re.fullmatch(r"(\d+\.?\d*(?:e[-+]?\d+)?)\s*([a-z]*)", str(value).strip().lower(), re.ASCII)
         amount = float(found[1]) * units.get(found[2], math.nan) if found else math.nan
         if not (math.isfinite(amount) and fits(amount)):
             raise ValueError(f"expected {expected}")

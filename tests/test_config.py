@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,27 +24,19 @@ def loaded(*typed: str, environ: Mapping[str, str] = {}, config_file: Path | Non
     return load(flags_of(parser.parse_args(typed)), environ=environ, config_file=config_file)
 
 
-def complaint(*typed: str, environ: Mapping[str, str] = {}, config_file: Path | None = None) -> str:
+def complaint(*typed: str, **places: Any) -> str:
     """The one line with which the same arguments are refused."""
     with pytest.raises(SettingsError) as refused:
-        loaded(*typed, environ=environ, config_file=config_file)
+        loaded(*typed, **places)
     assert len(str(refused.value).splitlines()) == 1
     return str(refused.value)
 
 
 @pytest.fixture
 def file(tmp_path):
-    """A TOML file with this text."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "gateway.toml"
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
-
-
-# Where a setting comes from
+    """Write this text into a TOML file."""
+    path = tmp_path / "gateway.toml"
+    return lambda text: path.write_text(text, encoding="utf-8") and path
 
 
 def test_a_flag_wins_over_a_variable_and_a_variable_over_the_file(file):
@@ -117,20 +110,9 @@ def test_settings_do_not_change_after_the_start():
         Settings().linger_s = 1.0
 
 
-# How values are written
-
-
 def test_durations_are_seconds_or_have_a_unit():
-    for written, seconds in {
-        "2": 2,
-        "0.5": 0.5,
-        "250ms": 0.25,
-        "15s": 15,
-        "5 m": 300,
-        "2h": 7200,
-        "7d": 604800,
-    }.items():
-        assert loaded("--retention-s", written).retention_s == seconds
+    for written, seconds in {"0": 0, "0.5": 0.5, "250ms": 0.25, "15s": 15, "5 m": 300, "2h": 7200, "1e3": 1000}.items():
+        assert loaded("--linger-s", written).linger_s == seconds
 
 
 def test_sizes_are_bytes_or_have_a_unit():
@@ -143,18 +125,12 @@ def test_a_poll_schedule_is_a_list_with_commas_or_an_array(file):
     assert loaded(config_file=file('poll_schedule_s = [1, 2.5, "1m"]')).poll_schedule_s == (1, 2.5, 60)
 
 
-@pytest.mark.parametrize(
-    ("written", "kept"),
-    [
-        ("https://api.openai.com/v1/", "https://api.openai.com/v1"),
-        ("http://localhost:11434", "http://localhost:11434"),
-        ("http://[::1]:9000/", "http://[::1]:9000"),
-        ("https://x.azure.com/openai/v1/?api-version=1", "https://x.azure.com/openai/v1?api-version=1"),
-        ("https://proxy.example/a%2Fb/v1", "https://proxy.example/a%2Fb/v1"),
-    ],
-)
-def test_an_upstream_keeps_its_path_and_query_and_loses_a_trailing_slash(written, kept):
-    assert loaded("--upstream", written).upstream == kept
+def test_an_upstream_keeps_its_path_and_query_and_loses_a_trailing_slash():
+    azure = "https://x.openai.azure.com/openai/v1"
+
+    assert loaded("--upstream", f"{azure}/?api-version=preview").upstream == f"{azure}?api-version=preview"
+    assert loaded("--upstream", "http://[::1]:9000/").upstream == "http://[::1]:9000"
+    assert loaded("--upstream", "https://host/a%2Fb//v1").upstream == "https://host/a%2Fb//v1"
 
 
 @pytest.mark.parametrize(
@@ -182,9 +158,6 @@ def test_a_store_is_a_file_or_memory():
     assert loaded("--store", "sqlite:///responses.db").store_path == Path("responses.db")
     assert loaded("--store", "sqlite:////var/lib/responses.db").store_path == Path("/var/lib/responses.db")
     assert loaded("--store", "memory://").store_path is None
-
-
-# What is refused, and how
 
 
 def test_a_bad_value_is_named_as_the_user_wrote_it_whichever_place_that_was(file):
@@ -276,11 +249,8 @@ def test_secrets_are_redacted_wherever_settings_are_printed():
 
 
 def test_public_settings_are_plain_json_values():
-    public = Settings().public()
-
-    assert list(public) == list(FIELDS)
-    assert json.loads(json.dumps(public)) == public
-    assert public["listen"] == "127.0.0.1:8080"
+    assert json.loads(json.dumps(Settings().public())) == Settings().public()
+    assert Settings().public()["listen"] == "127.0.0.1:8080"
 
 
 def test_an_unknown_name_is_refused_in_each_place_and_the_nearest_is_offered(file):
@@ -309,9 +279,6 @@ def test_a_file_that_cannot_be_read_is_named_as_it_was_chosen(file, tmp_path):
     assert complaint(config_file=broken).startswith(f"--config {broken}: not valid TOML (")
 
 
-# What must fit together
-
-
 def test_a_key_of_the_gateway_is_not_offered_to_a_network():
     key = {"GATEWAY_UPSTREAM_API_KEY": "sk-1"}
 
@@ -338,9 +305,6 @@ def test_an_owner_is_remembered_at_least_as_long_as_the_response():
     assert loaded("--retention-s", "60d", "--tombstone-s", "60d").retention_s == 5184000
 
 
-# What the user reads
-
-
 def test_help_tells_meaning_default_and_variable_of_every_setting():
     parser = argparse.ArgumentParser()
     add_flags(parser)
@@ -354,10 +318,9 @@ def test_help_tells_meaning_default_and_variable_of_every_setting():
 
 def test_only_flags_that_were_typed_are_settings():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--speed")
     add_flags(parser)
 
-    assert flags_of(parser.parse_args(["--speed", "2", "--config", "f.toml"])) == {}
+    assert flags_of(parser.parse_args(["--config", "f.toml"])) == {}
     assert flags_of(parser.parse_args(["--max-live", "7"])) == {"max_live": "7"}
 
 
@@ -372,9 +335,8 @@ def test_the_table_has_a_row_for_every_setting():
 
 
 def test_the_module_prints_the_table():
-    printed = subprocess.run(
-        [sys.executable, "-m", "gateway.config"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-m", "gateway.config"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
 
     assert printed.stdout.strip() == config.table()
 
