@@ -13,6 +13,7 @@ of it. A response is a pure function of time: no task runs behind it.
     answers.py     answers and errors in OpenAI's shape, their headers
     streaming.py   writes a script to a connection, and cuts it
     responses.py   the handlers of /responses
+    websocket.py   the same over a WebSocket
     elsewhere.py   the handlers of the rest: chat completions, models, files
     control.py     /_simulator: what was asked, forget, outage, skip, cut
     api.py         Simulator: the routes and the order in which a request is judged

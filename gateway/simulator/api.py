@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.simulator import control, elsewhere, responses
+from gateway.simulator import control, elsewhere, responses, websocket
 from gateway.simulator.answers import ApiError, add_headers
 from gateway.simulator.scenarios import Cut
 from gateway.simulator.seen import Seen, with_path
@@ -42,15 +42,16 @@ class Simulator:
         self._gzip = gzip
 
     def app(self) -> web.Application:
-        """The application. Several of one simulator serve the same responses."""
+        """The application. A new one, once the last has been stopped, serves the same responses: a restart."""
         app = web.Application(middlewares=[self._judge], client_max_size=_MAX_BODY_BYTES)
         app[WORLD] = self._world
         for prefix in _PREFIXES:
-            for (method, path), handler in (responses.ROUTES | elsewhere.ROUTES).items():
+            for (method, path), handler in (responses.ROUTES | websocket.ROUTES | elsewhere.ROUTES).items():
                 app.router.add_route(method, prefix + path, handler)
         for (method, path), handler in control.ROUTES.items():
             app.router.add_route(method, control.PREFIX + path, handler)
         app.on_response_prepare.append(self._dress)
+        app.on_startup.append(self._start)
         app.on_shutdown.append(self._stop)
         return app
 
@@ -93,8 +94,11 @@ class Simulator:
         record = self._world.records.get(response_id)
         return None if record is None or record.stopped else self._world.status(record)
 
+    async def _start(self, app: web.Application) -> None:
+        self._world.closing = False
+
     async def _stop(self, app: web.Application) -> None:
-        self._world.close()
+        await self._world.close()
 
     async def _dress(self, request: web.Request, response: web.StreamResponse) -> None:
         if not request.path.startswith(control.PREFIX):

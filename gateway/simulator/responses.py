@@ -9,7 +9,7 @@ from aiohttp import web
 from gateway.simulator import content
 from gateway.simulator.answers import ApiError, json_answer, not_found, refused
 from gateway.simulator.items import Json, item_id
-from gateway.simulator.scenarios import Ask, choose
+from gateway.simulator.scenarios import Ask, Scenario, choose
 from gateway.simulator.script import response_at, usage
 from gateway.simulator.streaming import attached, break_connection, send_events
 from gateway.simulator.world import OWNER, STREAM_WINDOW_S, WORLD, Interrupted, Record, World
@@ -47,14 +47,11 @@ async def create(request: web.Request) -> web.StreamResponse:
     """POST /responses, in its four modes."""
     world = request.app[WORLD]
     body = await json_body(request)
-    try:
-        scenario = choose(body, world.default_scenario)
-    except ValueError as error:
-        raise ApiError(400, str(error), param="metadata", code="invalid_value") from None
+    scenario = chosen(world, body)
     series = f"{request[OWNER]}:{hashlib.sha256(await request.read()).hexdigest()}"
     if scenario.refusal is not None and world.refuses(scenario.refusal, "create", series):
         return refused(scenario.refusal)
-    _check(world, request[OWNER], body)
+    check(world, request[OWNER], body)
     if body.get("background") is True and body.get("stream") is True and not scenario.streams_background:
         raise ApiError(400, "Background responses cannot be streamed.", param="stream")
     record = world.create(body, scenario, request[OWNER])
@@ -65,7 +62,16 @@ async def create(request: web.Request) -> web.StreamResponse:
         return web.Response()
 
 
-def _check(world: World, owner: str, body: Json) -> None:
+def chosen(world: World, body: Json) -> Scenario:
+    """The scenario of a create body. Raises ApiError 400 if there is no such one."""
+    try:
+        return choose(body, world.default_scenario)
+    except ValueError as error:
+        raise ApiError(400, str(error), param="metadata", code="invalid_value") from None
+
+
+def check(world: World, owner: str, body: Json) -> None:
+    """Raise ApiError 400 for a create body that lacks what it needs or names a response that this owner has not."""
     for name in ("model", "input"):
         if body.get(name) is None and body.get("prompt") is None and body.get("conversation") is None:
             message = f"Missing required parameter: '{name}'."
@@ -87,10 +93,10 @@ def _check(world: World, owner: str, body: Json) -> None:
 async def _answer(world: World, record: Record, request: web.Request) -> web.StreamResponse:
     plan = record.plan
     scenario = plan.scenario
-    if scenario.vanishes:
-        raise Interrupted("reset")
-    if scenario.answer_after_s:
+    if scenario.vanishes or scenario.answer_after_s:
         with attached(record, request) as connection:
+            if scenario.vanishes:
+                raise Interrupted("reset")
             await world.wait(record, scenario.answer_after_s, connection)
     as_stream = {"asked": plan.streamed, "json": False, "sse": True}[scenario.answers_as]
     if as_stream:

@@ -42,6 +42,20 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a response failed: `error` of the Response object, and the `error` event that comes before it.
+
+    `event` is its form: nested under `error` as upstream sends it, flat as it is documented, or not at all.
+    `headers` are the rate limits that a nested one may carry.
+    """
+
+    code: str
+    message: str
+    event: Literal["nested", "flat", "none"] = "nested"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """What one response does. The defaults are an ordinary response of some three seconds."""
 
@@ -69,10 +83,7 @@ class Scenario:
     status: Literal["completed", "failed", "incomplete"] = "completed"
     terminal: str | None = None
     """The type of the terminal event where it does not say the status that it embeds."""
-    error: tuple[str, str] | None = None
-    """Code and message of the failure."""
-    error_event: bool = True
-    """Whether the failure is told by a nested `error` event too, before `response.failed`."""
+    failure: Failure | None = None
 
     cut: Cut | None = None
     """How a stream is cut after `after` events: TCP reset, within an event, or a clean end of the body."""
@@ -85,20 +96,28 @@ class Scenario:
     answer_after_s: float = 0.0
     """The answer to the create is held back so long; what it created runs from the start."""
     vanishes: bool = False
-    """The connection of the create is dropped without an answer; what it created runs."""
+    """The connection of the create is dropped without an answer; in the background, what it created runs."""
+    foreign_framing: bool = False
+    """Streams as other servers frame them: no `event:` lines, comments in between, `[DONE]` at the end."""
     cancel_sticks: bool = True
     """Else a cancelled response goes on and is `completed` in the end."""
     refusal: Refusal | None = None
 
 
-_FAILURE = (
+_FAILURE = Failure(
     "server_error",
     "An error occurred while processing your request. You can retry your request, or contact us through our help "
     "center if the error persists. Please include the request ID wfr_0198c0de5eed in your message.",
 )
-_QUOTA = (
+_QUOTA = Failure(
     "insufficient_quota",
     "You exceeded your current quota, please check your plan and billing details.",
+    event="none",
+)
+_RATE_IN_STREAM = Failure(
+    "rate_limit_exceeded",
+    "Rate limit reached for tokens per minute. Please try again in 2s.",
+    headers=(("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "2s")),
 )
 _RATE = Refusal(
     429,
@@ -123,14 +142,21 @@ SCENARIOS: Mapping[str, Scenario] = {
         keepalive_s=5,
         keepalive_repeats=True,
     ),
-    "fails": Scenario("an error event, then response.failed", status="failed", error=_FAILURE),
+    "fails": Scenario("an error event, then response.failed", status="failed", failure=_FAILURE),
+    "fails_flat": Scenario(
+        "the same with the error event in the documented, flat form",
+        status="failed",
+        failure=replace(_FAILURE, event="flat"),
+    ),
+    "rate_limited_midstream": Scenario(
+        "an error event with rate limits in it, then response.failed", status="failed", failure=_RATE_IN_STREAM
+    ),
     "quota": Scenario(
         "accepted, then failed for lack of quota: how background work tells what is otherwise a 429",
         duration_s=0.1,
         after=0,
         status="failed",
-        error=_QUOTA,
-        error_event=False,
+        failure=_QUOTA,
     ),
     "incomplete": Scenario("ends at max_output_tokens", status="incomplete"),
     "completed_incomplete": Scenario(
@@ -147,12 +173,13 @@ SCENARIOS: Mapping[str, Scenario] = {
     "refuses_resume": Scenario("is reset and cannot be streamed again", cut="reset", resumable=False),
     "no_numbers": Scenario("events without sequence_number", numbers="none"),
     "restarts": Scenario("sequence numbers begin again in the middle", numbers="restarting"),
+    "foreign": Scenario("framed as other servers do it", foreign_framing=True),
     "json_for_stream": Scenario("answers JSON where a stream was asked for", answers_as="json"),
     "sse_for_json": Scenario("answers a stream where none was asked for", answers_as="sse"),
     "refuses_stream": Scenario("400 to background and stream together", streams_background=False),
     "created_202": Scenario("answers 202 to a create", create_status=202),
     "late": Scenario("the answer to the create takes five seconds", answer_after_s=5),
-    "vanishes": Scenario("is created, but the connection is dropped without an answer", vanishes=True),
+    "vanishes": Scenario("is created, but the connection is reset without an answer", vanishes=True),
     "cancelled_completes": Scenario("runs on after a cancel and completes", cancel_sticks=False),
     "rate_limited": Scenario("429 to the first two creates", refusal=_RATE),
     "rate_limited_polls": Scenario(

@@ -46,9 +46,12 @@ class Event:
             return {**dict(sorted(self.data.items())), **number}
         return {"type": self.type, **number, **self.data}
 
-    def frame(self, *, replayed: bool = False) -> bytes:
-        """The event as it goes over the wire."""
-        return sse.encode(self.type, _encode(self.message(replayed=replayed)))
+    def frame(self, *, replayed: bool = False, foreign: bool = False) -> bytes:
+        """The event as it goes over the wire; `foreign` without its `event:` line, and with a comment now and then."""
+        data = _encode(self.message(replayed=replayed))
+        if foreign:
+            return (b"" if self.cursor % 10 else b": ping\n\n") + b"data: " + data + b"\n\n"
+        return sse.encode(self.type, data)
 
 
 def events(plan: Plan) -> Iterator[Event]:
@@ -125,9 +128,13 @@ def _keepalives(plan: Plan, from_s: float) -> Iterator[tuple[float, Json]]:
 
 def _ending(plan: Plan, items: list[Built]) -> Iterator[Json]:
     scenario = plan.scenario
-    if scenario.error and scenario.error_event:
-        code, message = scenario.error
-        yield {"type": "error", "error": {"type": code, "code": code, "message": message, "param": None}}
+    failure = scenario.failure
+    if failure is not None and failure.event != "none":
+        error: Json = {"code": failure.code, "message": failure.message, "param": None}
+        if failure.event == "nested":
+            headers = {"headers": dict(failure.headers)} if failure.headers else {}
+            error = {"error": {"type": failure.code, **error, **headers}}
+        yield {"type": "error", **error}
     yield {
         "type": scenario.terminal or f"response.{scenario.status}",
         "response": _response(plan, scenario.status, items if scenario.status != "failed" else None),
@@ -162,7 +169,7 @@ def _response(plan: Plan, status: str, items: list[Built] | None = None) -> Json
     """The whole Response object in the order of the wire, `items` being its output once it has one."""
     request = plan.request
     completed = status == "completed"
-    error = plan.scenario.error if status == "failed" else None
+    failure = plan.scenario.failure if status == "failed" else None
     reasoning = request.get("reasoning")
     text = request.get("text")
     conversation = request.get("conversation")
@@ -175,7 +182,7 @@ def _response(plan: Plan, status: str, items: list[Built] | None = None) -> Json
         **({"billing": {"payer": "developer"}} if completed else {}),
         "completed_at": int(plan.created + plan.end_s / plan.speed) if completed else None,
         **({"conversation": _identified(conversation)} if conversation else {}),
-        "error": {"code": error[0], "message": error[1]} if error else None,
+        "error": {"code": failure.code, "message": failure.message} if failure else None,
         "frequency_penalty": 0.0,
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         **_echoed(request, {"instructions": None, "max_output_tokens": None, "max_tool_calls": None}),

@@ -72,7 +72,7 @@ async def _write(
             await world.wait(record, event.age_s, connection)
         if not record.reaches(event.age_s):
             break
-        frame = event.frame(replayed=replayed)
+        frame = event.frame(replayed=replayed, foreign=scenario.foreign_framing)
         if cuts and sent == scenario.after:
             record.cuts_made += 1
             batch += frame[: len(frame) // 2] if scenario.cut == "half" else b""
@@ -82,6 +82,8 @@ async def _write(
         sent += 1
     await _flush(response, batch)
     await world.wait(record, record.plan.end_s, connection)
+    if scenario.foreign_framing:
+        await response.write(b"data: [DONE]\n\n")
 
 
 async def _flush(response: web.StreamResponse, batch: bytearray) -> None:

@@ -48,7 +48,6 @@ class Record:
     stopped: bool = False
     """A foreground response whose client has gone: generation ended with the connection, upstream knows no such id."""
     cuts_made: int = 0
-    asked: dict[Ask, int] = field(default_factory=dict)
     connections: set["Connection"] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -83,6 +82,7 @@ class World:
         self.outage: Outage = None
         self.seen = SeenLog()
         self.records: dict[str, Record] = {}
+        self.sockets: set[web.WebSocketResponse] = set()
         self.closing = False
         self._clock = clock
         self._skipped_s = 0.0
@@ -159,10 +159,12 @@ class World:
         if how == "drop":
             self.cut()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """The server stops: end every wait."""
         self.closing = True
         self.cut()
+        for socket in list(self.sockets):
+            await socket.close(code=1001)
 
     async def wait(self, record: Record, age_s: float, connection: Connection) -> None:
         """Return when a response has an age, or as soon as a cancel has made sure that it stays younger.
