@@ -6,8 +6,8 @@ So a repeated write is harmless, a gap is found out, and who writes needs no loc
 
 What every store promises (one suite of tests holds them all):
 
-* A log grows only at its tail. `append` names the tail that its batch continues: events at or below the tail are skipped
-  by number, a batch that begins beyond it raises `Gap`. Positions ascend; a hole that upstream left is legal and kept.
+* A log grows only at its tail. `append` names the tail that its batch continues: events at or below the tail are
+  skipped by number, a batch that begins beyond it raises `Gap`. Positions ascend; a hole that upstream left is legal.
 * A batch is atomic. What `append` returned for is readable by everybody, and survives what `durability` says:
   `memory` (nothing), `process` (kill -9 of this process), `fsync` (loss of power).
 * Nothing is readable before its acknowledgement.
@@ -115,11 +115,15 @@ class Store(Protocol):
         """Write what is queued, release what is held."""
 
     async def create(self, response: Response) -> Response:
-        """Record an attempt, before upstream is called. The caller holds its lease: epoch 1."""
+        """Record an attempt, before upstream is called. The caller writes at epoch 1, until somebody claims it.
+
+        A record that is there already under this key comes back as it is.
+        """
 
     async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
-        """Apply a change, with a newer body if there is one. False: nothing to change (gone). Raises `Fenced`.
+        """Apply a change, with a newer body if there is one. False: nothing was changed. Raises `Fenced`.
 
+        Of a response that has ended only counts and co-owners change: what a slower writer still thinks is not taken.
         The response id, once set, is found by `find` for the record's owner and every co-owner.
         """
 
@@ -138,7 +142,8 @@ class Store(Protocol):
     ) -> bool:
         """End it: events, end mark, record and body in one write. True for the one write that did.
 
-        Counts in `outcome.response` are not taken over: the store has them. Raises `Gap`, `Fenced`.
+        Counts in `outcome.response` are not taken over: the store has them. Raises `Fenced`, and `Gap`: also where
+        the event that closes the log is one that the log would skip.
         """
 
     async def get(self, key: str) -> Response | None:
@@ -157,7 +162,7 @@ class Store(Protocol):
         """The next page after a position. Raises `Closed` where there is no such log (any more)."""
 
     async def claim(self, key: str, holder: str, ttl: float) -> Lease | None:
-        """Take, or as its holder renew, the lease for `ttl` seconds. None: somebody else holds it."""
+        """Take, or as its holder renew, the lease for `ttl` seconds (0 hands it over). None: somebody else holds it."""
 
     def live(self) -> AsyncIterator[Response]:
         """Every record that has not ended."""
@@ -171,8 +176,9 @@ class Store(Protocol):
     async def purge(self, now: float, *, retention_s: float, resume_window_s: float, tombstone_s: float) -> int:
         """Delete what is past its time; how many records it touched.
 
-        Log and body of a response with `stored=False` go `resume_window_s` after its end, record and content of every
-        other `retention_s` after it, tombstones after `tombstone_s`.
+        Log and body of a response with `stored=False` go `resume_window_s` after its end; every record, with whatever
+        it still has, `retention_s` after it; tombstones after `tombstone_s`. One call does a bounded part: one that
+        touched none has nothing left to do.
         """
 
     async def size(self) -> int:

@@ -1,0 +1,206 @@
+"""The store in memory: for trying things out and for tests. Nothing in it survives the process.
+
+It is also the shortest reading of the port: `rules` decides, and what it decided is true at once.
+"""
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.events import Event
+from gateway.domain.lifecycle import Outcome
+from gateway.domain.response import Body, Change, Response
+from gateway.store import rules
+from gateway.store.port import PAGE_BYTES, Closed, Durability, Lease, Page, Query
+from gateway.store.tail import Tail
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _Held:
+    state: rules.State
+    log: Tail
+    body: Body | None = None
+
+
+class MemoryStore:
+    """Records, logs and bodies in dictionaries. `clock` gives unix seconds."""
+
+    durability: Durability = "memory"
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.owner_key = secrets.token_bytes(32)
+        self._clock = clock
+        self._held: dict[str, _Held] = {}
+        self._names: dict[tuple[str, str], dict[str, str]] = {}
+        self._tombstones: dict[tuple[str, str], float] = {}
+        self._closed = False
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Readers that wait are released; every call from now on fails."""
+        self._closed = True
+        for held in self._held.values():
+            held.log.stop(StoreUnavailable, "The store is closed.")
+
+    async def create(self, response: Response) -> Response:
+        """See the port."""
+        self._check()
+        held = self._held.get(response.key) or _Held(rules.State(), Tail())
+        self._held[response.key] = held
+        return self._write(held, partial(rules.create, response=response))
+
+    async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
+        """See the port."""
+        return self._write(self._get(key), partial(rules.change, change=change, epoch=epoch, body=body))
+
+    async def append(self, key: str, events: Sequence[Event], *, tail: int, epoch: int) -> int:
+        """See the port."""
+        return self._write(self._get(key), partial(rules.append, events=events, tail=tail, epoch=epoch))
+
+    async def finish(
+        self,
+        key: str,
+        outcome: Outcome,
+        events: Sequence[Event] = (),
+        *,
+        tail: int,
+        epoch: int,
+        body: Body | None = None,
+    ) -> bool:
+        """See the port."""
+        rule = partial(rules.finish, outcome=outcome, events=events, tail=tail, epoch=epoch, body=body)
+        return self._write(self._get(key), rule)
+
+    async def get(self, key: str) -> Response | None:
+        """See the port."""
+        return rules.record(self._get(key).state)
+
+    async def find(self, response_id: str, *, route: str, owner: str | None) -> Response | None:
+        """See the port."""
+        self._check()
+        keys = self._names.get((route, response_id), {})
+        if owner is not None:
+            key = keys.get(owner)
+        else:
+            key = next(iter(keys.values())) if len(set(keys.values())) == 1 else None
+        return None if key is None else rules.record(self._get(key).state)
+
+    async def buried(self, response_id: str, *, route: str) -> bool:
+        """See the port."""
+        self._check()
+        return (route, response_id) in self._tombstones
+
+    async def body(self, key: str) -> Body | None:
+        """See the port."""
+        return self._get(key).body
+
+    async def read(self, key: str, *, after: int, wait: float = 0, limit: int = PAGE_BYTES) -> Page:
+        """See the port."""
+        held = self._get(key)
+        if held.state.entry is None:
+            raise Closed("the response is not in the store")
+        return await held.log.read(after, wait_s=wait, limit=limit)
+
+    async def claim(self, key: str, holder: str, ttl: float) -> Lease | None:
+        """See the port."""
+        return self._write(self._get(key), partial(rules.claim, key=key, holder=holder, ttl=ttl, now=self._clock()))
+
+    async def live(self) -> AsyncIterator[Response]:
+        """See the port."""
+        self._check()
+        for held in tuple(self._held.values()):
+            response = rules.record(held.state)
+            if response is not None and not response.ended:
+                yield response
+
+    async def list(self, query: Query) -> Sequence[Response]:
+        """See the port."""
+        self._check()
+        newest_first = [r for held in reversed(self._held.values()) if (r := rules.record(held.state)) is not None]
+        if query.before is not None:
+            keys = [response.key for response in newest_first]
+            newest_first = newest_first[keys.index(query.before) + 1 :] if query.before in keys else []
+        return list(islice((response for response in newest_first if _matches(query, response)), query.limit))
+
+    async def delete(self, key: str) -> None:
+        """See the port."""
+        self._write(self._get(key), partial(rules.remove, now=self._clock()))
+
+    async def purge(self, now: float, *, retention_s: float, resume_window_s: float, tombstone_s: float) -> int:
+        """See the port."""
+        self._check()
+        touched = 0
+        for held in tuple(self._held.values()):
+            response = rules.record(held.state)
+            if response is None or response.ended_at is None:
+                continue
+            if response.ended_at <= now - retention_s:
+                touched += self._write(held, partial(rules.remove, now=now))
+            elif not response.stored and response.ended_at <= now - resume_window_s:
+                touched += self._write(held, rules.forget)
+        for name in [name for name, at in self._tombstones.items() if at <= now - tombstone_s]:
+            del self._tombstones[name]
+            touched += 1
+        return touched
+
+    async def size(self) -> int:
+        """Bytes of events and bodies."""
+        return sum(held.log.bytes + (len(held.body.bytes) if held.body else 0) for held in self._held.values())
+
+    def _check(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("The store is closed.")
+
+    def _get(self, key: str) -> _Held:
+        self._check()
+        return self._held.get(key) or _Held(rules.State(), Tail())
+
+    def _write(self, held: _Held, rule: Callable[[rules.State], tuple[rules.State, _T]]) -> _T:
+        before = held.state
+        state, answer = rule(before)
+        self._rename(before, state)
+        held.state = state.written
+        held.body = state.body or held.body
+        if state.entry is not None and state.entry.kept:
+            held.log.publish([(event.number, event.frame) for event in state.events], state.entry.end)
+        elif before.entry is not None:
+            held.body = None
+            held.log.stop(Closed, "the log is not in the store any more")
+        return answer
+
+    def _rename(self, before: rules.State, after: rules.State) -> None:
+        """Keep the names under which the record is found; of one that goes, keep a tombstone."""
+        entry = after.entry or before.entry
+        if entry is None or after.entry is before.entry:
+            return
+        response = entry.response
+        had, has = rules.aliases(before.entry), rules.aliases(after.entry)
+        for route, response_id, owner in had - has:
+            owners = self._names.get((route, response_id), {})
+            if owners.get(owner) == response.key:
+                del owners[owner]
+                if not owners:
+                    del self._names[route, response_id]
+        for route, response_id, owner in has - had:
+            self._names.setdefault((route, response_id), {})[owner] = response.key
+        if after.removed_at is not None:
+            del self._held[response.key]
+            if response.response_id is not None:
+                self._tombstones[response.route, response.response_id] = after.removed_at
+
+
+def _matches(query: Query, response: Response) -> bool:
+    return (
+        query.live in (None, not response.ended)
+        and query.status in (None, response.status)
+        and query.stuck in (None, response.stuck is not None)
+    )

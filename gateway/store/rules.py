@@ -1,0 +1,191 @@
+"""The rules of writing, as pure functions: a response's state and a write give the state after it, and the answer.
+
+For the stores that decide within this process (memory, SQLite); an engine that decides elsewhere says the same in its
+own language. A function that raises has changed nothing; a state becomes true only when the store has written it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gateway.domain.events import Event
+from gateway.domain.lifecycle import Outcome
+from gateway.domain.response import Body, Change, Ending, Response
+from gateway.store.port import Closed, End, Fenced, Gap, Lease, Refused
+
+CO_OWNERS = 64
+"""A response keeps as many; the oldest goes first, and can prove itself again."""
+LAST_POSITION = 2**63 - 1
+
+Alias = tuple[str, str, str]
+"""(route, response id, owner): one name under which a record is found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Who holds the lease, and until when (unix seconds)."""
+
+    holder: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is kept of a response besides events and body. `kept`: its log and body are still in the store."""
+
+    response: Response
+    co_owners: tuple[str, ...] = ()
+    end: End | None = None
+    kept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One response in the store. Without an `entry` it is not there (yet, or any more: `removed_at`, unix seconds).
+
+    `events` and `body` are what is being written; `entry.response.tail` may be behind `tail`, see `record`.
+    """
+
+    entry: Entry | None = None
+    tail: int = -1
+    hold: Hold | None = None
+    events: tuple[Event, ...] = ()
+    body: Body | None = None
+    removed_at: float | None = None
+
+    @property
+    def written(self) -> "State":
+        """The same once events and body are in the store."""
+        return replace(self, events=(), body=None) if self.events or self.body else self
+
+
+def record(state: State) -> Response | None:
+    """The record as everybody is shown it."""
+    if state.entry is None:
+        return None
+    response = state.entry.response
+    if response.tail == state.tail:
+        return response
+    return replace(response, tail=state.tail, logged=True)
+
+
+def aliases(entry: Entry | None) -> frozenset[Alias]:
+    """Every name under which the record is found."""
+    if entry is None or entry.response.response_id is None:
+        return frozenset()
+    response = entry.response
+    owners = (response.owner, *entry.co_owners)
+    return frozenset((response.route, entry.response.response_id, owner) for owner in owners)
+
+
+def create(state: State, response: Response) -> tuple[State, Response]:
+    """The first write. A record that is there already comes back as it is."""
+    existing = record(state)
+    if existing is not None:
+        return state, existing
+    response = replace(response, epoch=1, tail=-1)
+    return State(Entry(response)), response
+
+
+def change(state: State, change: Change, *, epoch: int, body: Body | None) -> tuple[State, bool]:
+    """Fields, counts, co-owner and body; of a response that has ended, counts and co-owner only."""
+    if state.entry is None:
+        return state, False
+    entry = _fenced(state.entry, epoch)
+    if entry.response.ended:
+        change, body = replace(change, fields={}), None
+    if "ending" in change.fields:
+        raise ValueError("only finish ends a response")
+    if change.empty and body is None:
+        return state, False
+    if not change.empty:
+        entry = replace(entry, response=change.applied(entry.response), co_owners=_joined(entry, change.co_owner))
+    return replace(state, entry=entry, body=body or state.body), True
+
+
+def append(state: State, events: Sequence[Event], *, tail: int, epoch: int) -> tuple[State, int]:
+    """Events after the log's tail; those at or below it are skipped."""
+    if state.entry is None:
+        raise Closed("the response is not in the store")
+    if _fenced(state.entry, epoch).response.ended:
+        raise Closed("the log has ended")
+    fresh = _continuing(state, events, tail)
+    if not fresh:
+        return state, 0
+    return replace(state, events=state.events + fresh, tail=fresh[-1].number), len(fresh)
+
+
+def finish(
+    state: State, outcome: Outcome, events: Sequence[Event], *, tail: int, epoch: int, body: Body | None
+) -> tuple[State, bool]:
+    """The one ending; or the terminal status that comes late, which leaves the log as it is."""
+    if state.entry is None:
+        return state, False
+    entry = _fenced(state.entry, epoch)
+    known = entry.response
+    end = entry.end
+    if known.ended:
+        if known.terminal or known.ending is Ending.DELETED or not outcome.response.terminal:
+            return state, False
+        fresh: tuple[Event, ...] = ()
+        body = body if entry.kept else None
+    else:
+        fresh = _continuing(state, events, tail)
+        if outcome.closes_log and events and not fresh:
+            raise Gap(state.tail)
+        end = End() if outcome.closes_log else End(outcome.code, outcome.message)
+    last = fresh[-1].number if fresh else state.tail
+    logged = outcome.response.logged or last >= 0
+    response = replace(outcome.response, epoch=known.epoch, counts=known.counts, tail=last, logged=logged)
+    entry = replace(entry, response=response, end=end)
+    return replace(state, entry=entry, tail=last, events=state.events + fresh, body=body or state.body), True
+
+
+def claim(state: State, key: str, holder: str, ttl: float, now: float) -> tuple[State, Lease | None]:
+    """The lease for whoever holds it already, or takes it from nobody or from one whose time is over."""
+    if state.entry is None:
+        return state, None
+    entry, hold = state.entry, state.hold
+    if hold is None or hold.holder != holder:
+        if hold is not None and hold.until > now:
+            return state, None
+        entry = replace(entry, response=replace(entry.response, epoch=entry.response.epoch + 1))
+    return replace(state, entry=entry, hold=Hold(holder, now + ttl)), Lease(key, entry.response.epoch)
+
+
+def forget(state: State) -> tuple[State, bool]:
+    """Log and body go, the record stays."""
+    if state.entry is None or not state.entry.kept:
+        return state, False
+    return replace(state, entry=replace(state.entry, kept=False)), True
+
+
+def remove(state: State, now: float) -> tuple[State, bool]:
+    """All of it goes; the tombstone is the store's."""
+    return State(removed_at=now), state.entry is not None
+
+
+def _fenced(entry: Entry, epoch: int) -> Entry:
+    if epoch != entry.response.epoch:
+        raise Fenced(f"the lease is at epoch {entry.response.epoch}, not {epoch}")
+    return entry
+
+
+def _continuing(state: State, events: Sequence[Event], tail: int) -> tuple[Event, ...]:
+    """The part of a batch that is new to the log. Raises Gap if the batch begins beyond the log's tail."""
+    if tail > state.tail:
+        raise Gap(state.tail)
+    last = state.tail
+    fresh = []
+    for event in events:
+        if event.number > last:
+            fresh.append(event)
+            last = event.number
+    if last > LAST_POSITION:
+        raise Refused(f"no position is above {LAST_POSITION}")
+    return tuple(fresh)
+
+
+def _joined(entry: Entry, co_owner: str | None) -> tuple[str, ...]:
+    if co_owner is None or co_owner == entry.response.owner or co_owner in entry.co_owners:
+        return entry.co_owners
+    return (*entry.co_owners, co_owner)[-CO_OWNERS:]
