@@ -1,0 +1,159 @@
+"""One middleware around every request of a client: errors become answers, answers become facts.
+
+Rule: what the gateway itself refuses is raised, as a `GatewayError`; what a handler returns with a status of 400 or
+more is upstream's answer. A client gets errors in OpenAI's shape, never a traceback. Called by `edge.server`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from gateway.domain.errors import Draining, GatewayError, Origin, error_body
+from gateway.domain.facts import RequestServed
+from gateway.edge.context import Context
+from gateway.edge.passthrough import abort
+from gateway.relay.routing import Kind, Target
+
+log = logging.getLogger("gateway")
+
+# What nginx notes where the client left before it was answered.
+_CLIENT_LEFT = 499
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer whose headers went out at `at` (unix seconds)."""
+
+    at: float
+    response: web.StreamResponse
+
+
+TARGET = web.RequestKey("target", Target)
+"""Where the request goes, once that is known."""
+_BEGUN = web.RequestKey("begun", Begun)
+
+
+class InFlight:
+    """The requests that are being answered."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def ended(self) -> None:
+        """Wait until there are none."""
+        await self._none.wait()
+
+
+def around(context: Context, in_flight: InFlight) -> Middleware:
+    """The middleware."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = context.clock()
+        status: int = _CLIENT_LEFT
+        origin: Origin | None = "client"
+        try:
+            with in_flight:
+                response, origin = await _answer(context, request, handler)
+            status = response.status
+            return response
+        finally:
+            _observe(context, request, began, status, origin)
+
+    return middleware
+
+
+def noting(context: Context) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """What notes that an answer begins; to be called before headers are written."""
+
+    async def note(request: web.Request, response: web.StreamResponse) -> None:
+        request[_BEGUN] = Begun(context.clock(), response)
+
+    return note
+
+
+def malformed(context: Context) -> Callable[[int], None]:
+    """What counts a request that the HTTP parser refused, by the status of the answer."""
+
+    def count(status: int) -> None:
+        now = context.clock()
+        context.telemetry.emit([RequestServed(now, "UNKNOWN", Kind.OTHER, status, "client", 0.0, 0.0)])
+
+    return count
+
+
+def error_answer(status: int, body: bytes, code: str | None) -> web.Response:
+    """An answer of the gateway's own."""
+    response = web.Response(status=status, body=body, content_type="application/json")
+    response.headers["Server"] = "responses-gateway"
+    if code is not None:
+        response.headers["x-gateway-error"] = code
+    return response
+
+
+async def _answer(context: Context, request: web.Request, handler: Handler) -> tuple[web.StreamResponse, Origin | None]:
+    try:
+        if context.readiness.refusing:
+            raise Draining("The gateway is shutting down; try again.", headers={"Retry-After": "1"})
+        response = await handler(request)
+        return response, "upstream" if response.status >= 400 else None
+    except GatewayError as error:
+        answer = error_answer(error.status, error.body(), error.code)
+        answer.headers.update(error.headers)
+        if isinstance(error, Draining):
+            answer.force_close()
+        origin = error.origin
+    except web.HTTPException as error:
+        answer = error_answer(
+            error.status, error_body(error.reason, type="invalid_request_error", code="invalid_request"), None
+        )
+        origin = "client"
+    except ConnectionError:
+        # The client's: upstream's are GatewayErrors by now.
+        answer, origin = web.Response(status=_CLIENT_LEFT), "client"
+    except Exception:
+        log.exception("unexpected error")
+        code = GatewayError.code
+        answer = error_answer(500, error_body("The gateway failed; see its log.", type="server_error", code=code), code)
+        origin = "gateway"
+    if (begun := request.get(_BEGUN)) is not None:
+        # It is too late for another answer: what has begun must not end as if it were whole.
+        abort(request)
+        return begun.response, origin
+    return answer, origin
+
+
+def _observe(context: Context, request: web.Request, began: float, status: int, origin: Origin | None) -> None:
+    now = context.clock()
+    begun = request.get(_BEGUN)
+    if begun is not None and status == _CLIENT_LEFT:
+        status, origin = begun.response.status, None
+    target = request.get(TARGET)
+    context.telemetry.emit(
+        [
+            RequestServed(
+                at=now,
+                method=request.method,
+                route=Kind.OTHER if target is None else target.kind,
+                status=status,
+                origin=origin,
+                seconds=(begun.at if begun is not None else now) - began,
+                lifetime=now - began,
+            )
+        ]
+    )
