@@ -142,8 +142,8 @@ class Settings(BaseModel):
     # Load balancers go on sending until a probe or an endpoint update reaches them.
     drain_delay_s: Pause = 5.0
     """After the signal to stop, readiness is red and new work still accepted for this long."""
-    # Most creates that are not streamed end within it; longer ones are the reason to run them in the background.
-    drain_s: Pause = 30.0
+    # With drain_delay_s within the 30 s that Kubernetes and Compose users commonly grant a process to stop.
+    drain_s: Pause = 20.0
     """Then requests in flight get this long; whoever stops the process must wait for more than both together."""
 
     # Twice the 5 s of OpenAI's SDKs, as a gateway may be further away or behind a slow resolver.
@@ -152,8 +152,8 @@ class Settings(BaseModel):
     # A create that is not streamed answers only when it is done; OpenAI's SDKs wait as long.
     upstream_headers_s: Seconds = 600.0
     """Time until upstream's answer begins."""
-    # Reasoning may be silent for minutes; a background stream is then re-attached without loss.
-    upstream_idle_s: Seconds = 300.0
+    # Reasoning may be silent for minutes, and a foreground stream cannot be re-attached: OpenAI's SDKs wait as long.
+    upstream_idle_s: Seconds = 600.0
     """Silence on an upstream stream after which its connection is given up."""
     # The last pause of the poll schedule: an upstream that is back is noticed as soon either way.
     upstream_retry_max_s: Seconds = 30.0

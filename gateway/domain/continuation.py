@@ -61,8 +61,8 @@ class Cursor:
 def read_cursor(*, starting_after: str | None, last_event_id: str | None, suffix: int | None, accept: str) -> Cursor:
     """Choose the cursor of a stream request.
 
-    Precedence: an EventSource (Accept is exactly `text/event-stream`) goes by `Last-Event-ID`; else `starting_after`, then
-    `Last-Event-ID`, then the id's `~N` suffix. 0 is a cursor, absent is not.
+    Precedence: an EventSource (Accept is exactly `text/event-stream`) goes by `Last-Event-ID`; else `starting_after`,
+    then `Last-Event-ID`, then the suffix `~N` of the id. 0 is a cursor, absent is not.
     Raises `InvalidCursor` where the chosen one is not a whole number of at least 0.
     """
     event_source = accept.strip() == EVENT_SOURCE

@@ -4,7 +4,7 @@ The position is upstream's `sequence_number` while that ascends; `Numbering` giv
 """
 
 import re
-from collections.abc import Iterable
+from collections import deque
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -115,48 +115,43 @@ class Numbering:
     own: bool = False
     _held: Event | None = None
 
-    def place(self, frames: Iterable[Frame]) -> tuple[list[Event], list[Event]]:
-        """Turn frames into (events that continue the log, events whose number the log has passed already).
+    def place(self, frames: deque[Frame]) -> tuple[list[Event], Event | None]:
+        """Take frames from the left: (events that continue the log, a suspect or None).
 
-        The second are second deliveries, or the sign that upstream's numbers do not ascend: the caller compares them
-        with the log (`same_event`) and gives those that differ to `renumber`. Upstream's `[DONE]` is dropped.
+        A suspect is an event whose number the log has passed already; placing stops behind it. It is a second delivery
+        to be skipped, or the sign that upstream's numbers do not ascend: the caller compares it with the log
+        (`same_event`), gives it to `renumber` where it differs, and goes on. Upstream's `[DONE]` is dropped.
         """
-        fresh: list[Event] = []
-        passed: list[Event] = []
-        for frame in frames:
+        placed: list[Event] = []
+        while frames:
+            frame = frames.popleft()
             if frame.data == DONE:
                 continue
-            event = self._read(frame)
+            event = _read(frame)
             if event is None:
-                fresh.append(self._next(Event(-1, frame.event.decode(errors="replace"), frame.raw, frame.data)))
+                placed.append(self._next(Event(-1, frame.event.decode(errors="replace"), frame.raw, frame.data)))
             elif self.own:
-                fresh += self._renumbered(event)
+                placed += self.renumber(event)
             elif event.type == KEEPALIVE:
                 self._held = event if event.number > self.tail else None
             elif event.number < 0:
-                self.own = True
-                fresh += self._renumbered(event)
+                placed += self.renumber(event)
             else:
-                fresh += self._released(event.number)
-                if event.number > self.tail:
-                    self.tail = self.upstream = event.number
-                    fresh.append(event)
-                else:
-                    passed.append(event)
-        return fresh, passed
+                placed += self._released(event.number)
+                if event.number <= self.tail:
+                    return placed, event
+                self.tail = self.upstream = event.number
+                placed.append(event)
+        return placed, None
 
-    def renumber(self, events: Iterable[Event]) -> list[Event]:
-        """Positions of the gateway's own, for events whose number the log already holds for another event."""
+    def renumber(self, event: Event) -> list[Event]:
+        """From here on positions are the gateway's own: the event at the next one (none for a `keepalive`)."""
         self.own = True
-        return [placed for event in events for placed in self._renumbered(event)]
-
-    def _read(self, frame: Frame) -> Event | None:
-        try:
-            head = _head.decode(frame.data)
-        except msgspec.DecodeError:
-            return None
-        number = -1 if head.sequence_number is None else head.sequence_number
-        return Event(number, head.type or frame.event.decode(errors="replace"), frame.raw, frame.data)
+        if event.type == KEEPALIVE:
+            return []
+        if event.number >= 0:
+            self.upstream = event.number
+        return [self._next(event)]
 
     def _released(self, before: int) -> list[Event]:
         held, self._held = self._held, None
@@ -165,17 +160,10 @@ class Numbering:
         self.tail = self.upstream = held.number
         return [held]
 
-    def _renumbered(self, event: Event) -> list[Event]:
-        if event.type == KEEPALIVE:
-            return []
-        if event.number >= 0:
-            self.upstream = event.number
-        return [self._next(event)]
-
     def _next(self, event: Event) -> Event:
         self.tail += 1
-        if event.number == self.tail or event.frame.find(b"{") < 0:
-            return replace(event, number=self.tail)
+        if event.number == self.tail:
+            return event
         data = _spliced(event.data, self.tail)
         if data is None:
             return replace(event, number=self.tail)
@@ -183,11 +171,13 @@ class Numbering:
         return replace(event, number=self.tail, frame=frame, data=data)
 
 
-class _Object(msgspec.Struct):
-    sequence_number: msgspec.Raw = msgspec.Raw(b"")
-
-
-_object = msgspec.json.Decoder(_Object)
+def _read(frame: Frame) -> Event | None:
+    try:
+        head = _head.decode(frame.data)
+    except msgspec.DecodeError:
+        return None
+    number = -1 if head.sequence_number is None else head.sequence_number
+    return Event(number, head.type or frame.event.decode(errors="replace"), frame.raw, frame.data)
 
 
 def _spliced(data: bytes, number: int) -> bytes | None:
@@ -214,8 +204,8 @@ def synthesised_terminal(status: Status, number: int, body: bytes) -> Event:
 def nested_error(number: int, *, message: str, code: str, type: str = "server_error") -> bytes:
     """The frame that ends a reader's stream where the log has no terminal event.
 
-    `{"type":"error","sequence_number":N,"error":{...}}`: the one shape that every official client raises on. `number` is
-    the last that this reader got (0 where it got none), so that no client's cursor moves.
+    `{"type":"error","sequence_number":N,"error":{...}}`: the one shape that every official client raises on. `number`
+    is the last that this reader got (0 where it got none), so that no client's cursor moves.
     """
     error = {"type": type, "code": code, "message": message, "param": None}
     return encode(ERROR, msgspec.json.encode({"type": ERROR, "sequence_number": max(number, 0), "error": error}))

@@ -11,6 +11,7 @@ from gateway.relay.tracker import Tracker
 from gateway.relay.upstream import Upstream
 from gateway.store.port import Store
 from gateway.telemetry.observers import Telemetry
+from gateway.telemetry.tracing import Tracing
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class Context:
     store: Store
     tracker: Tracker
     telemetry: Telemetry
+    tracing: Tracing
     clock: Callable[[], float]
     readiness: Readiness = field(default_factory=Readiness)
 

@@ -1,0 +1,160 @@
+"""The composition root: every part of a gateway made and joined, started and stopped in order. Nothing else makes parts.
+
+Starting: store, upstream, tracker (which takes up what had not ended), then the listeners. Stopping is the reverse, after
+the drain: readiness turns red, the process serves on for `drain_delay_s`; then new work is refused, readers of background
+responses are cut, and what is in flight gets `drain_s`.
+"""
+
+import asyncio
+import resource
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+
+from yarl import URL
+
+from gateway.config import Settings
+from gateway.domain.facts import Fact
+from gateway.edge import creating, responses
+from gateway.edge.context import Context, Handler, Readiness
+from gateway.edge.ops import ops_app
+from gateway.edge.server import Listener, client_app, listen
+from gateway.relay.routing import Kind, Route
+from gateway.relay.tracker import Tracker
+from gateway.relay.upstream import Timeouts, Upstream
+from gateway.store.open import open_store
+from gateway.telemetry.logs import Logs
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.observers import Telemetry
+from gateway.telemetry.tracing import Tracing
+
+VERSION = version("responses-gateway")
+# Each step of the store's writer thread takes the GIL anew: under a busy loop it would wait for 5 ms each time.
+_SWITCH_INTERVAL_S = 0.0005
+_TELEMETRY_S = 5.0
+
+HANDLERS: Mapping[tuple[Kind, str], Handler] = {
+    (Kind.CREATE, "POST"): creating.create,
+    (Kind.RESPONSE, "GET"): responses.retrieve,
+    (Kind.RESPONSE, "DELETE"): responses.delete,
+    (Kind.CANCEL, "POST"): responses.cancel,
+    **{(Kind.RESPONSE, method): responses.refer for method in ("HEAD", "POST", "PUT", "PATCH", "OPTIONS")},
+    **{
+        (kind, method): responses.refer
+        for kind in (Kind.INPUT_ITEMS, Kind.REFERRING)
+        for method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
+    },
+}
+"""Who answers what; everything that is not here passes through."""
+
+
+class Gateway:
+    """One gateway. `environ` holds the OTEL_* variables, `observer` is told every fact.
+
+    `start` raises `store.port.Unusable` for a store that cannot be opened and OSError for an address in use.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environ: Mapping[str, str] | None = None,
+        logs: Logs | None = None,
+        observer: Callable[[Fact], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics(None, settings.max_models, version=VERSION)
+        self.tracing = Tracing(
+            environ or {},
+            version=VERSION,
+            upstream=settings.upstream,
+            on_exported=self.metrics.spans_exported,
+            on_dropped=self.metrics.spans_dropped,
+        )
+        observers: list[Callable[[Fact], None]] = [self.metrics.observe, self.tracing.observe]
+        observers += [logs.observe] if logs is not None else []
+        observers += [observer] if observer is not None else []
+        self.telemetry = Telemetry(observers, self.metrics.observer_removed)
+        self.store = open_store(settings, clock)
+        route = Route("default", URL(settings.upstream, encoded=True), _credential(settings))
+        timeouts = Timeouts(settings.upstream_connect_s, settings.upstream_headers_s, settings.upstream_idle_s)
+        upstream = Upstream(timeouts, header_limit=settings.header_limit_bytes)
+        tracker = Tracker(settings, route, upstream, self.store, self.telemetry, clock, holder=uuid.uuid4().hex)
+        self.context = Context(
+            settings, route, upstream, self.store, tracker, self.telemetry, self.tracing, clock, Readiness()
+        )
+        self._logs = logs
+        self._parts = AsyncExitStack()
+        self._clients: Listener | None = None
+        self._operators: Listener | None = None
+
+    async def start(self) -> None:
+        """Start everything; when this returns, clients are served."""
+        context, settings = self.context, self.settings
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        async with AsyncExitStack() as parts:
+            parts.push_async_callback(self.tracing.close, _TELEMETRY_S)
+            await self.store.open()
+            parts.push_async_callback(self.store.close)
+            await context.upstream.open()
+            parts.push_async_callback(context.upstream.close)
+            parts.push_async_callback(context.tracker.stop)
+            operators = await listen(
+                ops_app(context, self.metrics), settings.ops_listen, header_limit=settings.header_limit_bytes
+            )
+            parts.push_async_callback(operators.close)
+            await context.tracker.recover()
+            context.tracker.start()
+            clients = await listen(
+                client_app(context, HANDLERS), settings.listen, header_limit=settings.header_limit_bytes
+            )
+            self._clients, self._operators = clients, operators
+            context.readiness.started = True
+            self._parts = parts.pop_all()
+
+    async def stop(self) -> None:
+        """Drain and stop. Responses that run upstream stay in the store, for the next start to take up."""
+        context, settings = self.context, self.settings
+        context.readiness.draining = True
+        if settings.drain_delay_s:
+            await asyncio.sleep(settings.drain_delay_s)
+        context.readiness.refusing = True
+        context.tracker.cut_background_readers()
+        if self._clients is not None:
+            await self._clients.close(grace_s=settings.drain_s)
+        await self._parts.aclose()
+
+    @property
+    def url(self) -> str:
+        """Where clients find it: scheme, host and port."""
+        return _url(self.settings.listen.host, self._clients)
+
+    @property
+    def ops_url(self) -> str:
+        """Where operators find it."""
+        return _url(self.settings.ops_listen.host, self._operators)
+
+
+def raise_open_files(wanted: int) -> int:
+    """Raise this process's limit of open files towards `wanted`; the limit that now holds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+        return target
+    return soft
+
+
+def _credential(settings: Settings) -> list[tuple[str, str]] | None:
+    key = settings.upstream_api_key
+    return None if key is None else [("Authorization", f"Bearer {key.get_secret_value()}")]
+
+
+def _url(host: str, listener: Listener | None) -> str:
+    port = listener.port if listener is not None else 0
+    shown = host or "127.0.0.1"
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"

@@ -1,0 +1,139 @@
+"""The create of a response: recorded, then made upstream, then answered from what upstream's answer is.
+
+A create that cannot be read, or recorded while the store is down, is passed through untracked: upstream decides.
+"""
+
+import asyncio
+import uuid
+
+from aiohttp import hdrs, web
+
+from gateway.domain import mode
+from gateway.domain.continuation import Cursor, CursorForm, parse_token
+from gateway.domain.errors import StoreUnavailable, UpstreamCut
+from gateway.domain.facts import StoreFailed, Untracked
+from gateway.domain.headers import credential
+from gateway.domain.mode import Asked, Mode
+from gateway.domain.response import Response
+from gateway.edge import stream
+from gateway.edge.bodies import read_body, whole
+from gateway.edge.context import Context
+from gateway.edge.owners import owner_of, require_owner
+from gateway.edge.passthrough import client_headers, forward, received, relay, upstream_headers
+from gateway.edge.polling import issue_token
+from gateway.relay.creation import Head
+from gateway.relay.live import Live
+from gateway.relay.routing import Target, url
+from gateway.relay.upstream import Call
+
+_FROM_START = Cursor(-1, CursorForm.NONE, preamble=False, event_source=False)
+_IDENTITY = ("Accept-Encoding", "identity")
+_TRACKING_OFF = ("x-gateway-tracking", "off")
+_DROPPED = frozenset({"content-length", "accept-encoding"})
+_OWN_TRACE = frozenset({"traceparent", "tracestate"})
+
+
+async def create(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
+    """Answer a `POST /responses`. Raises the errors of the body, of upstream and of the gateway's limits."""
+    body = await read_body(request, context.settings.body_limit_bytes)
+    asked = None if request.headers.get(hdrs.CONTENT_ENCODING) else mode.read(body)
+    if asked is None:
+        context.telemetry.emit([Untracked(context.clock(), "not_json")])
+        return await forward(context, request, target, body=body)
+    await require_owner(context, request, asked.previous_response_id)
+    response = _response(context, request, target, asked)
+    call = _call(context, request, target, response, mode.without_cursor(body, asked))
+    try:
+        live, head = await context.tracker.create(response, call, credential(call.headers))
+    except StoreUnavailable as error:
+        return await _untracked(context, request, call, error)
+    async with context.tracker.reading(live.key):
+        answer = await asyncio.shield(head)
+        if answer.rest is not None:
+            return await relay(context, request, answer.rest)
+        if not answer.follow:
+            made = whole(answer.status, answer.headers, answer.body, reason=answer.reason)
+            issue_token(context, live, made)
+            return made
+        if live.response.mode is Mode.BACKGROUND and context.settings.background_tracking == "stream":
+            return await _as_object(context, live, answer)
+        return await stream.serve(
+            context,
+            request,
+            live.response,
+            _FROM_START,
+            kind="first",
+            headers=answer.headers,
+            status=answer.status,
+            reason=answer.reason,
+        )
+
+
+def _response(context: Context, request: web.Request, target: Target, asked: Asked) -> Response:
+    now = context.clock()
+    trace = context.tracing.draw(
+        request.headers.get("traceparent"),
+        request.headers.get("tracestate"),
+        trust=context.settings.trust_traceparent,
+    )
+    previous = asked.previous_response_id
+    return Response(
+        key=uuid.uuid4().hex,
+        route=context.route.name,
+        owner=owner_of(context.store.owner_key, context.route.name, received(request)),
+        mode=asked.mode,
+        created_at=now,
+        trace=trace,
+        path=target.path.rstrip("/"),
+        query=target.query,
+        model_asked=asked.model,
+        previous_response_id=parse_token(previous).response_id if previous else None,
+        conversation=asked.conversation,
+        stored=asked.store is not False,
+        background=asked.mode.background,
+        status_at=now,
+        progress_at=now,
+    )
+
+
+def _call(context: Context, request: web.Request, target: Target, response: Response, body: bytes) -> Call:
+    headers = [*upstream_headers(context, request, drop=_DROPPED), _IDENTITY]
+    if context.settings.trace_propagation:
+        headers = [(name, value) for name, value in headers if name.lower() not in _OWN_TRACE]
+        headers.append(("traceparent", context.tracing.traceparent(response.trace)))
+        if response.trace.state:
+            headers.append(("tracestate", response.trace.state))
+    return Call(request.method, url(context.route, target.path, target.query), headers, body)
+
+
+async def _untracked(context: Context, request: web.Request, call: Call, error: StoreUnavailable) -> web.StreamResponse:
+    """The store is down: straight through, or not at all, as `on_store_failure` says."""
+    at = context.clock()
+    context.telemetry.emit([StoreFailed(at, "create", error.message)])
+    if context.settings.on_store_failure == "refuse":
+        raise StoreUnavailable(
+            "The store is not available, so the response could not be tracked; try again.",
+            headers={"Retry-After": "2"},
+        ) from error
+    context.telemetry.emit([Untracked(at, "store")])
+    answer = await context.upstream.send(call)
+    return await relay(context, request, answer, headers=[*client_headers(answer), _TRACKING_OFF])
+
+
+async def _as_object(context: Context, live: Live, answer: Head) -> web.StreamResponse:
+    """A background create that is tracked by its stream is answered with the first response object in it."""
+    while not (live.body and live.body.bytes) and not live.response.ended:
+        await live.change()
+    if live.body is None or not live.body.bytes:
+        message = "Upstream's stream broke before it named the response; whether it runs is not known."
+        raise UpstreamCut(message, headers={"x-should-retry": "false"})
+    made = whole(answer.status, _json(answer), live.body.bytes, reason=answer.reason)
+    issue_token(context, live, made)
+    return made
+
+
+def _json(answer: Head) -> list[tuple[str, str]]:
+    kept = [
+        (name, value) for name, value in answer.headers if name.lower() not in stream.OF_THE_BODY | {"content-type"}
+    ]
+    return [*kept, ("Content-Type", "application/json")]

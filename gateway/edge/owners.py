@@ -1,0 +1,57 @@
+"""Who owns a response: a keyed hash of route, credential, organisation and project. Only owners are shown it."""
+
+import hashlib
+import hmac
+
+from aiohttp import web
+
+from gateway.domain.continuation import parse_token
+from gateway.domain.errors import ResponseNotFound, StoreUnavailable
+from gateway.domain.headers import CREDENTIALS, SCOPE, Headers
+from gateway.domain.response import Response
+from gateway.edge.context import Context
+from gateway.edge.passthrough import received
+
+_OWNER_BYTES = 20
+
+
+def owner_of(owner_key: bytes, route: str, headers: Headers) -> str:
+    """The owner that a request's headers make: hexadecimal, without a way back to the credential."""
+    named = sorted((name.lower(), value) for name, value in headers if name.lower() in CREDENTIALS | SCOPE)
+    parts = [route, *(part for pair in named for part in pair)]
+    message = b"".join(len(part).to_bytes(4, "big") + part.encode("utf-8", "surrogateescape") for part in parts)
+    return hmac.new(owner_key, message, hashlib.sha256).digest()[:_OWNER_BYTES].hex()
+
+
+def caller(context: Context, request: web.Request) -> str:
+    """The owner that makes this request."""
+    return owner_of(context.store.owner_key, context.route.name, received(request))
+
+
+async def owned(context: Context, request: web.Request, response_id: str | None) -> Response | None:
+    """The caller's own response of this id, if the store knows it.
+
+    Where the gateway holds the credential, upstream cannot tell callers apart: an id that is not the caller's is then
+    a `ResponseNotFound`, and a store that cannot be asked a `StoreUnavailable`. Else both come back as None: upstream,
+    asked with the caller's own credential, decides.
+    """
+    if response_id is None:
+        return None
+    try:
+        found = await context.tracker.find(response_id, caller(context, request))
+    except StoreUnavailable:
+        if context.route.credential is not None:
+            raise
+        return None
+    if found is None and context.route.credential is not None:
+        raise ResponseNotFound(f"Response with id '{response_id}' not found.")
+    return found
+
+
+async def require_owner(context: Context, request: web.Request, reference: str | None) -> None:
+    """Where the gateway holds the credential, a response that a body refers to must be the caller's.
+
+    Raises `ResponseNotFound`.
+    """
+    if reference is not None and context.route.credential is not None:
+        await owned(context, request, parse_token(reference).response_id)

@@ -1,0 +1,107 @@
+"""A client's poll of its response: answered by the store, by an upstream GET that others share, or by one of its own.
+
+`Prefer: wait=N` (RFC 7240) holds the answer until the status changes, N seconds at most.
+"""
+
+import asyncio
+import re
+import time
+
+from aiohttp import web
+
+from gateway.domain.continuation import format_token
+from gateway.domain.facts import ClientPolled, PollOutcome, Served, TokenIssued
+from gateway.domain.headers import Headers
+from gateway.domain.response import Body, Response
+from gateway.edge.bodies import whole
+from gateway.edge.context import Context
+from gateway.relay.live import Live
+
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
+_TOKEN = "x-gateway-continuation-token"
+
+
+def asked_to_wait_s(request: web.Request, limit_s: float) -> float | None:
+    """The seconds of a `Prefer: wait=N`, at most `limit_s`; None where there is none."""
+    found = _WAIT.search(",".join(request.headers.getall("Prefer", ())))
+    return min(float(found[1]), limit_s) if found else None
+
+
+async def poll(context: Context, request: web.Request, response: Response, live: Live | None) -> web.Response | None:
+    """Answer an owner's poll. None where the store has nothing to show and upstream must be asked directly."""
+    if live is None or response.ended:
+        body = await context.store.body(response.key)
+        return _answer(context, response, body, "store", None) if body and response.terminal else None
+    wait_s = asked_to_wait_s(request, context.settings.prefer_wait_max_s)
+    served, refusal = await _refreshed(context, live)
+    if refusal is not None:
+        return refusal
+    if wait_s is not None and not live.response.ended:
+        await _hold(context, live, wait_s)
+    if live.response.ended and not live.response.terminal:
+        return None
+    body = live.body if live.body and live.body.bytes else await context.store.body(live.key)
+    if body is None:
+        return None
+    return _answer(context, live.response, body, served, wait_s, live)
+
+
+async def _refreshed(context: Context, live: Live) -> tuple[Served, web.Response | None]:
+    """See to it that the snapshot is fresh: who served it, or upstream's refusal to be handed on."""
+    known = live.body is not None and bool(live.body.bytes)
+    fresh = live.body is not None and context.clock() - live.body.at < context.settings.poll_max_age_s
+    if known and (live.response.pumped or fresh or context.tracker.poller.slowed(live)):
+        return "shared", None
+    if live.credential is None:
+        return "store", None
+    polled, shared = await context.tracker.poller.poll(live)
+    if 200 <= polled.status < 300:
+        return "shared" if shared else "upstream", None
+    context.telemetry.emit([ClientPolled(context.clock(), live.response, "error", "upstream")])
+    return "upstream", whole(polled.status, polled.headers, polled.body)
+
+
+async def _hold(context: Context, live: Live, wait_s: float) -> None:
+    status, until = live.response.status, time.monotonic() + wait_s
+    live.holds += 1
+    context.tracker.poller.hurry(live)
+    try:
+        while live.response.status is status and not live.response.ended and not context.readiness.refusing:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                await live.change()
+    except TimeoutError:
+        return
+    finally:
+        live.holds -= 1
+
+
+def _answer(
+    context: Context, response: Response, body: Body, served: Served, wait_s: float | None, live: Live | None = None
+) -> web.Response:
+    outcome: PollOutcome = "terminal" if response.terminal else "unchanged"
+    if live is not None:
+        if live.shown is not response.status and not response.terminal:
+            outcome = "changed"
+        live.shown = response.status
+        live.count(client_polls=1)
+    extra: Headers = [("x-gateway-served", served)]
+    if wait_s is not None:
+        extra.append(("Preference-Applied", f"wait={wait_s:g}"))
+    at = context.clock()
+    context.telemetry.emit([ClientPolled(at, response, outcome, served)])
+    answer = whole(200, [*body.headers, *extra], body.bytes)
+    if live is not None:
+        issue_token(context, live, answer)
+    return answer
+
+
+def issue_token(context: Context, live: Live, answer: web.StreamResponse) -> None:
+    """Show the client where to go on, if there is anything to continue."""
+    response = live.response
+    if response.terminal or response.ended or response.response_id is None:
+        return
+    tail = response.tail if response.logged else None
+    answer.headers[_TOKEN] = format_token(response.response_id, tail)
+    live.token_open = True
+    live.count(tokens_issued=1)
+    context.telemetry.emit([TokenIssued(context.clock(), live.response)])

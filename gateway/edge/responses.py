@@ -1,0 +1,176 @@
+"""The routes of a response that exists: retrieve, stream, cancel, delete, and what refers to one.
+
+Whoever is an owner is answered from the store or the log; everybody else's request goes upstream with their own
+credential, and whom upstream answers has proven to own the response too. With a credential that the gateway holds
+nobody but the owner gets as far as upstream.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from gateway.domain import mode
+from gateway.domain.continuation import Cursor, CursorForm, read_cursor
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.facts import Cancelled, StoreFailed, TokenRedeemed
+from gateway.domain.headers import credential
+from gateway.domain.lifecycle import give_up
+from gateway.domain.response import Ending, Response
+from gateway.domain.snapshot import read_snapshot
+from gateway.edge import polling, stream
+from gateway.edge.bodies import read_body, whole
+from gateway.edge.context import Context
+from gateway.edge.owners import caller, owned, require_owner
+from gateway.edge.passthrough import forward, received, relay, upstream_headers
+from gateway.relay.live import Live
+from gateway.relay.routing import Target, url
+from gateway.relay.upstream import Answer, Call
+
+# A poll with any other query field asks for something that a stored snapshot may not show.
+_ANSWERED_HERE = frozenset({"stream", "starting_after", "api-version", "include_obfuscation"})
+
+Told = Callable[[Context, web.Request, Response | None, Answer, bytes], Awaitable[None]]
+
+
+async def retrieve(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
+    """Answer a `GET /responses/{id}`: a poll, or with `stream=true` a stream from the cursor on."""
+    response = await owned(context, request, target.response_id)
+    if response is None:
+        return await _ask(context, request, target, None, _proven)
+    live = context.tracker.heard_from(response.key, credential(received(request)))
+    streamed = request.query.get("stream", "").lower() == "true"
+    if streamed and response.logged:
+        return await _stream(context, request, target, response, live)
+    if streamed or request.query.keys() - _ANSWERED_HERE:
+        return await _ask(context, request, target, response, _observed)
+    if live is not None:
+        _redeem(context, live, "poll", CursorForm.NONE if target.after is None else CursorForm.SUFFIX)
+    answer = await polling.poll(context, request, response, live)
+    return answer or await _ask(context, request, target, response, _observed)
+
+
+async def cancel(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
+    """Answer a `POST /responses/{id}/cancel`: upstream decides, its answer updates the record."""
+    response = await owned(context, request, target.response_id)
+    if response is not None:
+        context.tracker.heard_from(response.key, credential(received(request)))
+    return await _ask(context, request, target, response, _cancelled)
+
+
+async def delete(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
+    """Answer a `DELETE /responses/{id}`: upstream decides; what it deleted is deleted here too."""
+    response = await owned(context, request, target.response_id)
+    return await _ask(context, request, target, response, _deleted)
+
+
+async def refer(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
+    """Answer any other request that names a response, in its path or its body."""
+    await owned(context, request, target.response_id)
+    if context.route.credential is None or not request.body_exists:
+        return await forward(context, request, target)
+    body = await read_body(request, context.settings.body_limit_bytes)
+    asked = mode.read(body)
+    await require_owner(context, request, asked.previous_response_id if asked else None)
+    return await forward(context, request, target, body=body)
+
+
+async def _stream(
+    context: Context, request: web.Request, target: Target, response: Response, live: Live | None
+) -> web.StreamResponse:
+    cursor: Cursor = read_cursor(
+        starting_after=request.query.get("starting_after"),
+        last_event_id=request.headers.get("Last-Event-ID"),
+        suffix=target.after,
+        accept=request.headers.get("Accept", ""),
+    )
+    body = await context.store.body(response.key)
+    headers = [("Content-Type", "text/event-stream; charset=utf-8")]
+    if body is not None:
+        headers += [(name, value) for name, value in body.headers if name.lower() != "content-type"]
+    if live is not None:
+        _redeem(context, live, "resume", cursor.form)
+    kind = "replay" if cursor.form is CursorForm.NONE else "resume"
+    return await stream.serve(context, request, response, cursor, kind=kind, headers=headers)  # type: ignore[arg-type]
+
+
+async def _ask(
+    context: Context, request: web.Request, target: Target, response: Response | None, told: Told
+) -> web.StreamResponse:
+    """Ask upstream with the caller's request, learn from its answer, hand it on.
+
+    Where upstream has forgotten an owner's response, the stored object is the answer.
+    """
+    headers = upstream_headers(context, request)
+    if response is not None:
+        headers = [(name, value) for name, value in headers if name.lower() != "accept-encoding"]
+        headers.append(("Accept-Encoding", "identity"))
+    body = await read_body(request, context.settings.body_limit_bytes) if request.body_exists else None
+    answer = await context.upstream.send(
+        Call(request.method, url(context.route, target.path, target.query), headers, body)
+    )
+    if answer.is_event_stream or (whole_body := await answer.peek(context.settings.event_limit_bytes)) is None:
+        return await relay(context, request, answer)
+    try:
+        await told(context, request, response, answer, whole_body)
+    except StoreUnavailable as error:
+        context.telemetry.emit([StoreFailed(context.clock(), "change", error.message)])
+    if answer.status == 404 and response is not None and request.method == "GET":
+        stored = await context.store.body(response.key)
+        if stored is not None:
+            answer.close()
+            return whole(200, [*stored.headers, ("x-gateway-served", "store")], stored.bytes)
+    return await relay(context, request, answer)
+
+
+async def _proven(context: Context, request: web.Request, _: Response | None, answer: Answer, body: bytes) -> None:
+    """Upstream showed the caller this response: the caller is an owner of it."""
+    snapshot = read_snapshot(body) if answer.ok else None
+    if snapshot is None or snapshot.id is None:
+        return
+    found = await context.store.find(snapshot.id, route=context.route.name, owner=None)
+    if found is not None:
+        await context.tracker.ledger.note_co_owner(found, caller(context, request))
+        context.tracker.heard_from(found.key, credential(received(request)))
+        await _observed(context, request, found, answer, body)
+
+
+async def _observed(
+    context: Context, request: web.Request, response: Response | None, answer: Answer, body: bytes
+) -> None:
+    snapshot = read_snapshot(body) if answer.ok else None
+    if response is None or snapshot is None or snapshot.id != response.response_id:
+        return
+    await context.tracker.ledger.observe(
+        context.tracker.held(response), snapshot, answer.headers, source=request.method.lower()
+    )
+
+
+async def _cancelled(
+    context: Context, request: web.Request, response: Response | None, answer: Answer, body: bytes
+) -> None:
+    if response is None:
+        return await _proven(context, request, response, answer, body)
+    context.telemetry.emit([Cancelled(context.clock(), response, answer.status)])
+    await _observed(context, request, response, answer, body)
+
+
+async def _deleted(
+    context: Context, request: web.Request, response: Response | None, answer: Answer, body: bytes
+) -> None:
+    if response is None or not answer.ok:
+        return
+    live = context.tracker.held(response)
+    message = "The response was deleted."
+    outcome = give_up(live.response, Ending.DELETED, context.clock(), code="response_deleted", message=message)
+    if not live.response.ended:
+        await context.tracker.ledger.end(live, outcome, source="delete")
+    with contextlib.suppress(StoreUnavailable):
+        await context.store.delete(response.key)
+
+
+def _redeem(context: Context, live: Live, how: str, form: CursorForm) -> None:
+    if live.token_open:
+        live.token_open = False
+        live.count(tokens_redeemed=1)
+        context.telemetry.emit([TokenRedeemed(context.clock(), live.response, how, form)])  # type: ignore[arg-type]

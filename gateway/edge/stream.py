@@ -1,0 +1,146 @@
+"""A reader: one client following one log, from its cursor to the log's end.
+
+Every stream that a client gets of a tracked response is written here. A reader never gets a clean end without a terminal
+event: the log's end, or the nested error, or a connection that is plainly cut.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.domain.continuation import Cursor
+from gateway.domain.errors import Overloaded, StreamExpired
+from gateway.domain.events import nested_error
+from gateway.domain.facts import Attached, AttachKind, Detached, Left
+from gateway.domain.headers import Headers, to_client
+from gateway.domain.response import Response
+from gateway.domain.sse import KEEPALIVE, with_id
+from gateway.edge.context import Context
+from gateway.store.follow import follow, preamble
+from gateway.store.port import Closed, End, Page
+
+OF_THE_BODY = frozenset({"content-length", "content-encoding", "cache-control", "x-accel-buffering"})
+"""Headers of upstream's that do not hold for another body."""
+STREAM_HEADERS: Headers = [("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache, no-transform")]
+_GONE = End("stream_expired", "The events of this response were deleted while they were read.")
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a reader has come."""
+
+    number: int
+    delivered: int = 0
+    replayed: int = 0
+
+
+async def serve(
+    context: Context,
+    request: web.Request,
+    response: Response,
+    cursor: Cursor,
+    *,
+    kind: AttachKind,
+    headers: Headers,
+    status: int = 200,
+    reason: str | None = None,
+) -> web.StreamResponse:
+    """Follow a log to its end. Raises `StreamExpired` and `Overloaded` before anything is written."""
+    if context.tracker.followers >= context.settings.max_followers:
+        raise Overloaded("The gateway serves as many streams as max_followers allows; try again.")
+    try:
+        first = await context.store.read(response.key, after=cursor.after)
+    except Closed as error:
+        raise StreamExpired(
+            "The events of this response are past their retention; retrieve it without stream."
+        ) from error
+    if cursor.event_source and first.end is not None and not first.frames:
+        return web.Response(status=204)  # tells an EventSource to stop reconnecting
+    answer = web.StreamResponse(status=status, reason=reason)
+    for name, value in [*to_client(headers, drop=OF_THE_BODY), *STREAM_HEADERS]:
+        answer.headers.add(name, value)
+    progress = _Progress(cursor.after)
+    started = context.clock()
+    behind = max(0, response.tail - cursor.after)
+    context.tracker.count(response.key, attaches=1, **({"resumes": 1} if kind == "resume" else {}))
+    context.telemetry.emit([Attached(started, response, kind, cursor.form, cursor.after, behind)])
+    left: Left = "error"
+    try:
+        async with context.tracker.reading(response.key):
+            await answer.prepare(request)
+            left = await _write(context, request, answer, response, cursor, progress)
+            await answer.write_eof()
+    except TimeoutError:
+        left = "slow"
+        _abort(request)
+    except (asyncio.CancelledError, ConnectionError):
+        left = "drain" if context.readiness.refusing else "client"
+        raise
+    finally:
+        if left in ("client", "slow"):
+            context.tracker.count(response.key, disconnects=1)
+        now = await context.tracker.newest(response)
+        context.telemetry.emit(
+            [
+                Detached(
+                    context.clock(),
+                    now,
+                    kind,
+                    left,
+                    progress.number,
+                    progress.delivered,
+                    progress.replayed,
+                    started,
+                    form=cursor.form,
+                    after=cursor.after,
+                )
+            ]
+        )
+    return answer
+
+
+async def _write(
+    context: Context,
+    request: web.Request,
+    answer: web.StreamResponse,
+    response: Response,
+    cursor: Cursor,
+    progress: _Progress,
+) -> Left:
+    timeout_s = context.settings.write_timeout_s
+    async for page in _pages(context, response, cursor):
+        if page.frames:
+            data = b"".join(with_id(*frame) for frame in page.frames) if cursor.event_source else page.joined
+        elif page.end is None:
+            data = KEEPALIVE
+        else:
+            data = b""
+        if page.end is not None and page.end.code is not None:
+            number = page.frames[-1][0] if page.frames else progress.number
+            data += nested_error(number, code=page.end.code, message=page.end.message or page.end.code)
+        if data:
+            async with asyncio.timeout(timeout_s):
+                await answer.write(data)
+        if page.frames:
+            progress.number = page.frames[-1][0]
+            progress.delivered += len(page.frames)
+            progress.replayed += sum(number <= response.tail for number, _ in page.frames)
+    return "end"
+
+
+async def _pages(context: Context, response: Response, cursor: Cursor) -> AsyncIterator[Page]:
+    if cursor.preamble:
+        async for page in preamble(context.store, response.key, cursor.after):
+            yield page
+    try:
+        async for page in follow(context.store, response.key, cursor.after, heartbeat_s=context.settings.heartbeat_s):
+            yield page
+    except Closed:
+        yield Page(end=_GONE)
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()

@@ -1,0 +1,150 @@
+"""Creating a response: one call to upstream, and what its answer turns out to be.
+
+The answer decides, not the request: an event stream is pumped, a response object is read, anything else is handed
+through. Runs in a task of the tracker, so that a client that leaves stops nothing by leaving.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from gateway.config import Settings
+from gateway.domain import mode
+from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError, UpstreamUnreachable
+from gateway.domain.facts import Created, Refused, StoreFailed
+from gateway.domain.headers import Headers, first, kept_with_snapshot
+from gateway.domain.lifecycle import give_up
+from gateway.domain.mode import Mode
+from gateway.domain.response import Body, Ending, Status
+from gateway.domain.snapshot import Snapshot, read_snapshot
+from gateway.relay.ledger import Ledger
+from gateway.relay.live import Live
+from gateway.relay.poller import Poller
+from gateway.relay.pump import Pump
+from gateway.relay.upstream import Answer, Call, Upstream
+from gateway.telemetry.observers import Telemetry
+
+_STREAM_REFUSED = frozenset({400, 404, 405, 422, 501})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the client is answered: status, reason and headers, and a body unless the log is to be followed.
+
+    `rest`: an answer too large to be looked at; its body is passed on from it. `follow`: the log is the body.
+    """
+
+    status: int
+    reason: str
+    headers: Headers
+    body: bytes = b""
+    rest: Answer | None = None
+    follow: bool = False
+
+
+class Creation:
+    """Makes the create call of a response and follows it up."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        upstream: Upstream,
+        ledger: Ledger,
+        pump: Pump,
+        poller: Poller,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._upstream = upstream
+        self._ledger = ledger
+        self._pump = pump
+        self._poller = poller
+        self._telemetry = telemetry
+        self._clock = clock
+
+    async def run(self, live: Live, call: Call, head: "asyncio.Future[Head]") -> None:
+        """Call upstream and go on with its answer until the response has ended or the poller has it."""
+        try:
+            answer = await self._call(live, call)
+            live.response = replace(live.response, upstream_request_id=first(answer.headers, "x-request-id"))
+            if answer.ok and answer.is_event_stream:
+                await self._stream(live, answer, head)
+            else:
+                await self._whole(live, answer, head)
+        except UpstreamUnreachable as error:
+            await self._refused(live, error.status)
+            _answer(head, error)
+        except UpstreamError as error:
+            error.headers = {**error.headers, "x-should-retry": "false"}
+            outcome = give_up(
+                live.response, Ending.UPSTREAM_LOST, self._clock(), code=error.code, message=error.message
+            )
+            _answer(head, error)
+            await self._ledger.end_surely(live, outcome, source="create")
+
+    async def _call(self, live: Live, call: Call) -> Answer:
+        """The call; with `background_tracking=stream` as a stream first, and as it came where upstream refuses that."""
+        if live.response.mode is not Mode.BACKGROUND or self._settings.background_tracking != "stream":
+            return await self._upstream.send(call)
+        assert isinstance(call.body, bytes)
+        headers = [(name, value) for name, value in call.headers if name.lower() != "content-length"]
+        as_stream = replace(call, headers=headers, body=mode.streamed(call.body))
+        answer = await self._upstream.send(as_stream)
+        if answer.status not in _STREAM_REFUSED:
+            return answer
+        answer.close()
+        return await self._upstream.send(call)
+
+    async def _stream(self, live: Live, answer: Answer, head: "asyncio.Future[Head]") -> None:
+        kept = [(name, value) for name, value in kept_with_snapshot(answer.headers) if name.lower() != "content-type"]
+        live.body = Body(b"", (("Content-Type", "application/json"), *kept))
+        live.response = replace(live.response, pumped=True, logged=True)
+        self._telemetry.emit([Created(self._clock(), live.response)])
+        _answer(head, Head(answer.status, answer.reason, answer.headers, follow=True))
+        await self._pump.run(live, answer)
+
+    async def _whole(self, live: Live, answer: Answer, head: "asyncio.Future[Head]") -> None:
+        """An answer in one piece: a response object, an error, or something that only the client understands."""
+        try:
+            body = await answer.peek(self._settings.event_limit_bytes)
+        except UpstreamError:
+            answer.close()
+            raise
+        if body is None:
+            await self._refused(live, answer.status)
+            _answer(head, Head(answer.status, answer.reason, answer.headers, rest=answer))
+            return
+        answer.close()
+        snapshot = read_snapshot(body) if answer.ok else None
+        if snapshot is None or (snapshot.id is None and snapshot.status is None):
+            await self._refused(live, answer.status)
+        else:
+            await self._made(live, snapshot, answer.headers)
+        _answer(head, Head(answer.status, answer.reason, answer.headers, body=body))
+
+    async def _made(self, live: Live, snapshot: Snapshot, headers: Headers) -> None:
+        self._telemetry.emit([Created(self._clock(), live.response)])
+        if snapshot.status is None and not live.response.mode.background:
+            snapshot = replace(snapshot, status=Status.COMPLETED)  # an answer that was waited for is the end
+        try:
+            await self._ledger.observe(live, snapshot, headers, source="create")
+        except StoreUnavailable as error:
+            self._telemetry.emit([StoreFailed(self._clock(), "create", error.message)])
+        self._poller.take(live)
+
+    async def _refused(self, live: Live, status: int) -> None:
+        self._telemetry.emit([Refused(self._clock(), live.response, status)])
+        try:
+            await self._ledger.drop(live)
+        except StoreUnavailable as error:
+            self._telemetry.emit([StoreFailed(self._clock(), "delete", error.message)])
+
+
+def _answer(head: "asyncio.Future[Head]", answer: Head | GatewayError) -> None:
+    if head.done():
+        return
+    if isinstance(answer, Head):
+        head.set_result(answer)
+    else:
+        head.set_exception(answer)

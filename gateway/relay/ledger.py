@@ -1,0 +1,164 @@
+"""Where what upstream says becomes true: the one hand that writes live responses into the store, and tells of it.
+
+The order is always: write, then apply, then emit. A fold that was made before a write is made again if the response
+changed during it, so that two writers of one response (pump and poller) never undo each other. Called by the relay.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.events import TERMINAL_EVENT, Event, synthesised_terminal
+from gateway.domain.facts import Appended, Ended, Fact, StoreFailed
+from gateway.domain.headers import Headers, first, kept_with_snapshot
+from gateway.domain.lifecycle import Outcome, observe, receive
+from gateway.domain.response import Body, Change, Response, Status, difference
+from gateway.domain.snapshot import Snapshot
+from gateway.relay.live import Live
+from gateway.store.port import Store
+from gateway.telemetry.observers import Telemetry
+
+_STORE_RETRY_S = 0.5
+
+
+class Ledger:
+    """Writes events, changes and endings. `on_end` is told of every live response that ended."""
+
+    def __init__(
+        self, store: Store, telemetry: Telemetry, clock: Callable[[], float], on_end: Callable[[Live], None]
+    ) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._clock = clock
+        self._on_end = on_end
+
+    async def receive(self, live: Live, events: Sequence[Event]) -> None:
+        """Log a batch of events and fold it in. Raises what the store's `append` raises; nothing is folded then."""
+        at, base, began = self._clock(), live.response, time.perf_counter()
+        step = receive(base, events, at)
+        if step.outcome is not None:
+            body = self._body(live, step.body, at)
+            await self.end(live, step.outcome, events[: step.events], facts=step.facts, body=body, source="stream")
+            return
+        await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
+        if live.response is not base:
+            step = receive(live.response, events, at)
+        live.response = replace(step.response, tail=events[-1].number, logged=True)
+        size = sum(len(event.frame) for event in events)
+        appended = Appended(at, live.response, len(events), size, time.perf_counter() - began)
+        self._telemetry.emit((appended, *step.facts))
+        if step.body is not None:
+            live.body = self._body(live, step.body, at)
+            await self.note(live)
+            live.changed()
+
+    async def observe(self, live: Live, snapshot: Snapshot, headers: Headers, *, source: str) -> bool:
+        """Fold a response object in; whether its status or output changed.
+
+        While a pump reads the stream, its terminal event is the end, not a snapshot that overtook it; but a cancelled
+        response has no such event.
+        """
+        at, before = self._clock(), live.response
+        if live.connected and snapshot.status in TERMINAL_EVENT:
+            return False
+        step = observe(before, snapshot, at)
+        body = Body(snapshot.raw, tuple(kept_with_snapshot(headers)), at)
+        live.body = body if step.body is not None else live.body
+        request_id = first(headers, "x-request-id")
+        after = replace(step.response, upstream_request_id=request_id or before.upstream_request_id)
+        if step.outcome is not None:
+            outcome = replace(step.outcome, response=after)
+            await self.end(live, *_with_terminal_event(outcome), facts=step.facts, body=body, source=source)
+            return True
+        live.response = after
+        self._telemetry.emit(step.facts)
+        changed = after.status is not before.status or after.fingerprint != before.fingerprint
+        if changed or after.response_id != before.response_id:
+            await self.note(live)
+        if after.status is not before.status:
+            live.changed()
+        return changed
+
+    async def end(
+        self,
+        live: Live,
+        outcome: Outcome,
+        events: Sequence[Event] = (),
+        *,
+        source: str,
+        facts: Sequence[Fact] = (),
+        body: Body | None = None,
+    ) -> bool:
+        """The one ending write; True for whoever made it. Facts are emitted only then."""
+        late = live.response.ended
+        done = await self._store.finish(live.key, outcome, events, tail=live.response.tail, epoch=live.epoch, body=body)
+        if done:
+            tail = events[-1].number if events and not late else live.response.tail
+            logged = live.response.logged or bool(events)
+            live.response = replace(outcome.response, counts=live.response.counts, tail=tail, logged=logged)
+            live.body = body or live.body
+            self._telemetry.emit((*facts, Ended(self._clock(), live.response, late, source)))
+        else:
+            live.response = await self._store.get(live.key) or live.response
+        live.saved = live.response
+        live.changed()
+        self._on_end(live)
+        if done:
+            await self.note(live)
+        return done
+
+    async def end_surely(self, live: Live, outcome: Outcome, *, source: str) -> None:
+        """The same, over a store that is down for a while."""
+        while not live.response.ended:
+            try:
+                await self.end(live, outcome, source=source)
+            except StoreUnavailable as error:
+                self._telemetry.emit([StoreFailed(self._clock(), "finish", error.message)])
+                await asyncio.sleep(_STORE_RETRY_S)
+
+    async def note(self, live: Live) -> None:
+        """Write down what the store does not have yet."""
+        value, counts = live.response, live.unsaved
+        change = replace(difference(live.saved, value), counts=counts)
+        if change.empty:
+            return
+        live.unsaved = {}
+        try:
+            await self._store.change(live.key, change, epoch=live.epoch, body=_written(live.body))
+        except BaseException:
+            for name, by in counts.items():
+                live.unsaved[name] = live.unsaved.get(name, 0) + by
+            raise
+        live.saved = value
+
+    async def drop(self, live: Live) -> None:
+        """Upstream refused the create: there is no response."""
+        self._on_end(live)
+        await self._store.delete(live.key)
+
+    async def note_co_owner(self, response: Response, owner: str) -> None:
+        """Somebody else has proven to own this response too."""
+        await self._store.change(response.key, Change(co_owner=owner), epoch=response.epoch)
+
+    def _body(self, live: Live, raw: bytes | None, at: float) -> Body | None:
+        if raw is None:
+            return live.body
+        headers = live.body.headers if live.body else (("Content-Type", "application/json"),)
+        return Body(raw, headers, at)
+
+
+def _written(body: Body | None) -> Body | None:
+    return body if body is not None and body.bytes else None
+
+
+def _with_terminal_event(outcome: Outcome) -> tuple[Outcome, tuple[Event, ...]]:
+    """A logged response whose end was only polled ends its log with one synthesised terminal event."""
+    response = outcome.response
+    if not response.logged or response.status not in TERMINAL_EVENT or outcome.body is None:
+        return outcome, ()
+    assert isinstance(response.status, Status)
+    event = synthesised_terminal(response.status, response.tail + 1, outcome.body)
+    response = replace(response, synthesised=True, last_event=event.type)
+    return replace(outcome, response=response, closes_log=True), (event,)

@@ -1,0 +1,267 @@
+"""The poller: copies snapshots from upstream into the record, as seldom as possible.
+
+Every live response that no pump feeds has a due time; the scheduler asks for whichever is due first, within a budget
+of polls per second. Whoever else wants to know (a client's poll, a held one, a pump in doubt) shares the same GET:
+there is one at a time per response, and each one postpones the next. A 429 slows its whole credential, an answer that
+refuses the credential makes the response wait for its owner, three 404s over half a minute mean that upstream has
+lost it.
+"""
+
+import asyncio
+import email.utils
+import heapq
+import itertools
+import random
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.config import Settings
+from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError
+from gateway.domain.facts import PollOutcome, StoreFailed, UpstreamPolled
+from gateway.domain.headers import Headers, first
+from gateway.domain.lifecycle import give_up
+from gateway.domain.response import Ending
+from gateway.domain.snapshot import read_snapshot
+from gateway.relay.ledger import Ledger
+from gateway.relay.live import Live
+from gateway.relay.routing import Route, retrieve_url
+from gateway.relay.upstream import Call, Upstream
+from gateway.telemetry.observers import Telemetry
+
+_MAX_RETRY_AFTER_S = 300.0
+_UNAUTHORISED = frozenset({401, 403})
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What an upstream GET gave: status, headers and body as they came."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    outcome: PollOutcome
+
+
+Spawn = Callable[[Coroutine[Any, Any, Polled], str], "asyncio.Task[Polled]"]
+
+
+class Poller:
+    """Asks upstream about responses. `spawn` starts a task (the tracker's)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        route: Route,
+        upstream: Upstream,
+        ledger: Ledger,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        spawn: Spawn,
+    ) -> None:
+        self._settings = settings
+        self._route = route
+        self._upstream = upstream
+        self._ledger = ledger
+        self._telemetry = telemetry
+        self._clock = clock
+        self._spawn = spawn
+        self._queue: list[tuple[float, int, Live]] = []
+        self._order = itertools.count()
+        self._earlier = asyncio.Event()
+        self._slots = asyncio.Semaphore(settings.poll_concurrency)
+        self._next_slot = 0.0
+        self._slow_until: dict[str, float] = {}
+
+    def take(self, live: Live, *, spread_s: float = 0.0) -> None:
+        """From now on this response is polled; `spread_s`: the first time at random within it (a recovery)."""
+        if live.response.ended:
+            return
+        live.response = replace(live.response, pumped=False)
+        live.changed()
+        self._schedule(live, random.uniform(0, spread_s) if spread_s else self._interval(live))
+
+    def hurry(self, live: Live) -> None:
+        """A client waits for the next change: ask sooner than the schedule says."""
+        if not live.connected:
+            self._schedule(live, min(self._settings.poll_waiting_s, max(0.0, live.due - time.monotonic())))
+
+    def refused(self, live: Live) -> None:
+        """Upstream refused the credential: wait for an owner with a newer one."""
+        live.credential = None
+
+    async def run(self) -> None:
+        """The scheduler: never ends."""
+        while True:
+            self._earlier.clear()
+            if not self._queue:
+                await self._earlier.wait()
+                continue
+            due, _, live = self._queue[0]
+            if live.due != due or live.response.ended or live.response.pumped or live.credential is None:
+                heapq.heappop(self._queue)
+                continue
+            now = time.monotonic()
+            slow_until = self._slow_until.get(live.response.owner, 0.0)
+            if due <= now < slow_until:
+                heapq.heappop(self._queue)
+                self._schedule(live, slow_until - now)
+                continue
+            if (pause := max(due, self._next_slot) - now) > 0:
+                await self._wait(pause)
+                continue
+            heapq.heappop(self._queue)
+            await self._slots.acquire()
+            self._next_slot = max(self._next_slot, time.monotonic()) + 1 / self._settings.poll_budget_per_s
+            self._start(live).add_done_callback(lambda _: self._slots.release())
+
+    async def poll(self, live: Live) -> tuple[Polled, bool]:
+        """Ask upstream now, or share the asking under way: (its answer, whether it was shared).
+
+        Raises the `UpstreamError` where there was no answer.
+        """
+        shared = live.polling is not None
+        return await asyncio.shield(self._start(live)), shared
+
+    def slowed(self, live: Live) -> bool:
+        """Upstream has asked this credential for patience."""
+        return self._slow_until.get(live.response.owner, 0.0) > time.monotonic()
+
+    def _start(self, live: Live) -> "asyncio.Task[Polled]":
+        if live.polling is None:
+            live.polling = self._spawn(self._ask(live), "poll")
+            live.polling.add_done_callback(lambda _: _done(live))
+        return live.polling
+
+    async def _ask(self, live: Live) -> Polled:
+        began, at = time.monotonic(), self._clock()
+        outcome: PollOutcome = "error"
+        status = 0
+        live.count(upstream_polls=1)
+        retry_after = 0.0
+        try:
+            call = Call("GET", retrieve_url(self._route, live.response), _headers(live))
+            status, headers, body = await self._fetch(call)
+            live.reachable = status < 500
+            retry_after = retry_after_s(headers)
+            if 200 <= status < 300:
+                live.misses, live.missed_since = 0, None
+                outcome = await self._told(live, body, headers)
+            else:
+                await self._denied(live, status)
+            return Polled(status, headers, body, outcome)
+        except UpstreamError:
+            live.reachable = False
+            raise
+        except StoreUnavailable as error:
+            self._telemetry.emit([StoreFailed(self._clock(), "poll", error.message)])
+            raise
+        finally:
+            if status == 429:
+                self._slow(live, retry_after)
+            took = time.monotonic() - began
+            self._telemetry.emit([UpstreamPolled(at, live.response, outcome, status, took)])
+            live.polls += 1
+            self._schedule(live, max(self._interval(live), retry_after))
+
+    async def _fetch(self, call: Call) -> tuple[int, Headers, bytes]:
+        total_s = self._settings.poll_timeout_s
+        try:
+            async with asyncio.timeout(total_s):
+                answer = await self._upstream.send(call)
+                try:
+                    body = await answer.peek(self._settings.event_limit_bytes)
+                finally:
+                    answer.close()
+        except TimeoutError as error:
+            raise UpstreamError(f"Upstream did not answer a poll within {total_s:g} s.") from error
+        if body is None:
+            raise UpstreamError("Upstream's answer to a poll is larger than event_limit_bytes.")
+        return answer.status, answer.headers, body
+
+    async def _told(self, live: Live, body: bytes, headers: Headers) -> PollOutcome:
+        snapshot = read_snapshot(body)
+        if snapshot is None:
+            return "error"
+        changed = await self._ledger.observe(live, snapshot, headers, source="poll")
+        if live.response.terminal:
+            return "terminal"
+        return "changed" if changed else "unchanged"
+
+    async def _denied(self, live: Live, status: int) -> None:
+        if status in _UNAUTHORISED:
+            self.refused(live)
+        if status != 404:
+            return
+        now = time.monotonic()
+        live.missed_since = live.missed_since or now
+        live.misses += 1
+        if live.misses < self._settings.lost_after_polls or now - live.missed_since < self._settings.lost_after_s:
+            return
+        message = "Upstream does not know this response any more; it was lost before its end was seen."
+        outcome = give_up(live.response, Ending.LOST, self._clock(), code="response_lost", message=message)
+        await self._ledger.end(live, outcome, source="poll")
+
+    def _schedule(self, live: Live, delay_s: float) -> None:
+        if live.response.ended or live.response.pumped:
+            return
+        live.due = time.monotonic() + delay_s
+        heapq.heappush(self._queue, (live.due, next(self._order), live))
+        if self._queue[0][2] is live:
+            self._earlier.set()
+
+    def _interval(self, live: Live) -> float:
+        schedule = self._settings.poll_schedule_s
+        interval = schedule[min(live.polls, len(schedule) - 1)]
+        if live.holds:
+            interval = min(interval, self._settings.poll_waiting_s)
+        return interval * random.uniform(1 - self._settings.poll_jitter, 1 + self._settings.poll_jitter)
+
+    def _slow(self, live: Live, retry_after: float) -> None:
+        now = time.monotonic()
+        self._slow_until = {owner: until for owner, until in self._slow_until.items() if until > now}
+        self._slow_until[live.response.owner] = now + max(retry_after, self._interval(live))
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._earlier.wait()
+        except TimeoutError:
+            return
+
+
+def retry_after_s(headers: Headers) -> float:
+    """How long upstream asks to be left alone, in seconds; 0 if it does not say. Source: RFC 9110, section 10.2.3."""
+    if milliseconds := first(headers, "retry-after-ms"):
+        seconds = _number(milliseconds) / 1000
+    elif text := first(headers, "retry-after"):
+        try:
+            seconds = float(text)
+        except ValueError:
+            date = email.utils.parsedate_to_datetime(text) if _is_date(text) else None
+            seconds = date.timestamp() - time.time() if date else 0.0
+    else:
+        return 0.0
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_S)
+
+
+def _is_date(text: str) -> bool:
+    return email.utils.parsedate(text) is not None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _headers(live: Live) -> Headers:
+    return [*(live.credential or ()), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
+
+
+def _done(live: Live) -> None:
+    task, live.polling = live.polling, None
+    if task is not None and not task.cancelled() and isinstance(task.exception(), GatewayError):
+        return

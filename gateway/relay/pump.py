@@ -1,0 +1,253 @@
+"""The pump: copies one response's events from upstream into the log, over as many upstream connections as it takes.
+
+Theory of operation. A network chunk decodes to frames, frames get positions, and what a chunk brought is one append.
+The pump knows no client: it reads at upstream's speed and stops for two things only, the end and a full buffer while
+the store is down. When upstream's stream breaks, or ends without a terminal event, a background response is attached to
+again after the last number; upstream decides what it still has. Where it refuses, or where numbers are the gateway's
+own, the poller goes on and the log ends with an event made from the final object. A foreground response is gone with
+its connection: its readers get the nested error. Nothing here ends a stream cleanly without a terminal event.
+
+A repeated number is compared with the log before it is dropped (`_judged`): a second delivery, or a numbering that
+restarted. Started by the tracker, as that response's task.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from gateway.config import Settings
+from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError
+from gateway.domain.events import ERROR, Event, Numbering, same_event
+from gateway.domain.facts import Contradicted, Reattached, StoreFailed, UpstreamCut
+from gateway.domain.lifecycle import failed_by_error_event, give_up
+from gateway.domain.response import Ending
+from gateway.domain.sse import Decoder, EventTooLarge, Frame
+from gateway.relay.ledger import Ledger
+from gateway.relay.live import Live
+from gateway.relay.poller import Poller, retry_after_s
+from gateway.relay.routing import Route, retrieve_url
+from gateway.relay.upstream import Answer, Call, Upstream
+from gateway.store.port import Closed, Gap, Store
+from gateway.telemetry.observers import Telemetry
+
+_STORE_RETRY_S = 0.5
+_FIRST_RETRY_S = 0.2
+_DRAIN_S = 0.5
+# What another attempt may change; 401 and 403 wait for a newer credential; anything else is upstream's word.
+_TRY_AGAIN = frozenset({408, 409, 429, *range(500, 600)})
+_UNAUTHORISED = frozenset({401, 403})
+
+
+class Pump:
+    """Reads streams of upstream. One object serves all; a response's state is in its `Live` and its `Numbering`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        route: Route,
+        upstream: Upstream,
+        store: Store,
+        ledger: Ledger,
+        poller: Poller,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._route = route
+        self._upstream = upstream
+        self._store = store
+        self._ledger = ledger
+        self._poller = poller
+        self._telemetry = telemetry
+        self._clock = clock
+
+    async def run(self, live: Live, answer: Answer | None) -> None:
+        """Read until the response has ended or the poller has it. `answer`: an open stream; None: attach first."""
+        response = live.response
+        numbering = Numbering(tail=response.tail, upstream=response.upstream_number, own=response.own_numbers)
+        live.response = replace(live.response, pumped=True)
+        fruitless = 0
+        while not live.response.ended:
+            if answer is None:
+                answer = await self._attach_again(live, numbering, fruitless)
+                if answer is None:
+                    return
+            before = numbering.tail
+            reason = await self._copy(live, answer, numbering)
+            if live.response.ended:
+                return
+            self._telemetry.emit([UpstreamCut(self._clock(), live.response, reason)])
+            answer = None
+            if not live.response.mode.background or live.response.response_id is None:
+                await self._break_off(live, reason)
+                return
+            fruitless = 0 if numbering.tail > before else fruitless + 1
+            if fruitless:
+                await self._look(live)
+
+    async def _copy(self, live: Live, answer: Answer, numbering: Numbering) -> str:
+        """Read one upstream connection until it ends; the reason why it did."""
+        reading = _Reading(Decoder(self._settings.event_limit_bytes))
+        live.connected = live.reachable = True
+        try:
+            while not live.response.ended:
+                chunk = await self._chunk(answer, reading)
+                if chunk:
+                    reading.frames += reading.decoder.feed(chunk)
+                elif chunk is not None:
+                    reading.frames += reading.decoder.end()
+                await self._log(live, reading, numbering, must=chunk == b"")
+                if chunk == b"":
+                    return "eof"
+            await self._drain(answer)
+        except UpstreamError as error:
+            await self._log(live, reading, numbering, must=True)
+            return error.code
+        except EventTooLarge:
+            return "event_too_large"
+        except Closed:
+            live.response = await self._store.get(live.key) or live.response
+        except Gap as gap:
+            numbering.tail = gap.tail
+            live.response = replace(live.response, tail=gap.tail)
+            return "gap"
+        finally:
+            live.connected = False
+            answer.close()
+        return "ended"
+
+    async def _chunk(self, answer: Answer, reading: "_Reading") -> bytes | None:
+        """The next chunk. While events wait for the store: None every now and then, to try it again."""
+        held = reading.held_bytes
+        if not held:
+            return await answer.chunk()
+        if held > self._settings.pump_buffer_bytes:
+            await asyncio.sleep(_STORE_RETRY_S)
+            return None
+        try:
+            async with asyncio.timeout(_STORE_RETRY_S):
+                return await answer.chunk()
+        except TimeoutError:
+            return None
+
+    async def _log(self, live: Live, reading: "_Reading", numbering: Numbering, *, must: bool) -> None:
+        """Place and append what was read. A store that is down is tried again: here if it `must`, else next time."""
+        while not live.response.ended:
+            try:
+                if reading.unlogged:
+                    await self._ledger.receive(live, tuple(reading.unlogged))
+                    reading.unlogged.clear()
+                elif reading.suspect is not None:
+                    reading.unlogged = await self._judged(live, reading.suspect, numbering)
+                    reading.suspect = None
+                elif reading.frames:
+                    reading.unlogged, reading.suspect = numbering.place(reading.frames)
+                    self._note_numbering(live, numbering)
+                else:
+                    return
+            except StoreUnavailable as error:
+                self._telemetry.emit([StoreFailed(self._clock(), "append", error.message)])
+                if not must:
+                    return
+                await asyncio.sleep(_STORE_RETRY_S)
+
+    async def _judged(self, live: Live, event: Event, numbering: Numbering) -> list[Event]:
+        """An event under a number that the log has passed: nothing if it is there already, else a position of ours."""
+        page = await self._store.read(live.key, after=event.number - 1, limit=1)
+        if page.frames and page.frames[0][0] == event.number:
+            logged = Decoder().feed(page.frames[0][1])
+            if logged and same_event(logged[0].data, event.data):
+                return []
+        placed = numbering.renumber(event)
+        self._note_numbering(live, numbering)
+        return placed
+
+    def _note_numbering(self, live: Live, numbering: Numbering) -> None:
+        if numbering.own and not live.response.own_numbers:
+            live.response = replace(live.response, own_numbers=True, upstream_number=numbering.upstream)
+            detail = f"after {numbering.upstream}"
+            self._telemetry.emit([Contradicted(self._clock(), live.response, "own_numbers", detail)])
+
+    async def _attach_again(self, live: Live, numbering: Numbering, fruitless: int) -> Answer | None:
+        """An open stream after the last number; None where the poller has to go on, or the response has ended."""
+        pause = _FIRST_RETRY_S * 2**fruitless if fruitless else 0.0
+        while not live.response.ended:
+            await asyncio.sleep(pause)
+            if numbering.own:
+                break
+            while live.credential is None and not live.response.ended:
+                await live.change()
+            if live.response.ended:
+                return None
+            pause = min(max(pause, _FIRST_RETRY_S) * 2, self._settings.upstream_retry_max_s) * random.uniform(0.8, 1)
+            began = self._clock()
+            answer = await self._ask(live, numbering.tail)
+            outcome = "failed"
+            if answer is not None and answer.ok and answer.is_event_stream:
+                outcome = "resumed"
+            elif answer is not None and answer.status in _UNAUTHORISED:
+                self._poller.refused(live)
+            elif answer is not None and answer.status not in _TRY_AGAIN:
+                outcome = "refused"
+            elif answer is not None:
+                pause = max(pause, retry_after_s(answer.headers))
+            live.reachable = answer is not None
+            live.count(reattaches=1)
+            took = self._clock() - began
+            self._telemetry.emit([Reattached(began, live.response, numbering.tail, outcome, took)])
+            if outcome == "resumed":
+                return answer
+            if answer is not None:
+                answer.close()
+            if outcome == "refused":
+                break
+        self._poller.take(live)
+        return None
+
+    async def _ask(self, live: Live, tail: int) -> Answer | None:
+        after = tail if tail >= 0 else None
+        url = retrieve_url(self._route, live.response, stream=True, stream_after=after)
+        headers = [*(live.credential or ()), ("Accept", "text/event-stream"), ("Accept-Encoding", "identity")]
+        try:
+            return await self._upstream.send(Call("GET", url, headers), total_s=self._settings.poll_timeout_s)
+        except GatewayError:
+            return None
+
+    async def _look(self, live: Live) -> None:
+        """A connection brought nothing new: perhaps the response has ended. Ask before attaching again."""
+        with contextlib.suppress(GatewayError):
+            await self._poller.poll(live)
+
+    async def _break_off(self, live: Live, reason: str) -> None:
+        """A response that lived in the connection is gone with it."""
+        at = self._clock()
+        if live.response.last_event == ERROR:
+            outcome = failed_by_error_event(live.response, at)
+        else:
+            message = f"Upstream's stream broke before its end ({reason}); this response cannot be resumed upstream."
+            outcome = give_up(live.response, Ending.UPSTREAM_LOST, at, code="upstream_lost", message=message)
+        await self._ledger.end_surely(live, outcome, source="stream")
+
+    async def _drain(self, answer: Answer) -> None:
+        """After the terminal event only the end of the body is left: taking it keeps the connection for the next."""
+        with contextlib.suppress(TimeoutError, UpstreamError):
+            async with asyncio.timeout(_DRAIN_S):
+                while await answer.chunk():
+                    pass
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What one upstream connection has brought that is not in the log yet."""
+
+    decoder: Decoder
+    frames: deque[Frame] = field(default_factory=deque)
+    suspect: Event | None = None
+    unlogged: list[Event] = field(default_factory=list)
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(len(event.frame) for event in self.unlogged) + sum(len(frame.raw) for frame in self.frames)

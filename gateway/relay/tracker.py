@@ -1,0 +1,317 @@
+"""The tracker: which responses this process holds, and the only place where tasks are started.
+
+Theory of operation. A response in hand is a `Live`. At most one task works for it: its creation or its pump; a response
+without a task is in the poller's schedule. A task ends when the response has ended or the poller has taken it, and a
+response leaves the tracker when the store's ending write was made, whoever made it. Everything time does to a response
+happens in one walk over all of them (`_look_around`): stuck and recovered, given up, a foreground stream that nobody
+follows any more, changes not yet written down.
+
+After a restart `recover` takes up what had not ended. What needs upstream's answer waits for a credential: the route's,
+or the next request of an owner (`heard_from`).
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from gateway.config import Settings
+from gateway.domain.errors import Overloaded, StoreUnavailable
+from gateway.domain.facts import Fact, Purged, StoreFailed, TakenUp
+from gateway.domain.headers import Headers
+from gateway.domain.lifecycle import Outcome, Patience, expire, give_up
+from gateway.domain.response import Ending, Response
+from gateway.relay.creation import Creation, Head
+from gateway.relay.ledger import Ledger
+from gateway.relay.live import Live
+from gateway.relay.poller import Poller
+from gateway.relay.pump import Pump
+from gateway.relay.routing import Route
+from gateway.relay.upstream import Call, Upstream
+from gateway.store.port import Store
+from gateway.telemetry.observers import Telemetry
+
+T = TypeVar("T")
+_HELD_S = 10 * 365 * 86400.0  # one process holds a store: its leases end with it
+_log = logging.getLogger("gateway")
+
+
+class Tracker:
+    """Holds live responses and runs their tasks. `clock` gives unix seconds; `holder` names this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        route: Route,
+        upstream: Upstream,
+        store: Store,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        *,
+        holder: str,
+    ) -> None:
+        self._settings = settings
+        self._route = route
+        self._store = store
+        self._telemetry = telemetry
+        self._clock = clock
+        self._holder = holder
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._readers: set[asyncio.Task[Any]] = set()
+        self.live: dict[str, Live] = {}
+        self.ledger = Ledger(store, telemetry, clock, self._forget)
+        self.poller = Poller(settings, route, upstream, self.ledger, telemetry, clock, self.spawn)
+        self._pump = Pump(settings, route, upstream, store, self.ledger, self.poller, telemetry, clock)
+        self._creation = Creation(settings, upstream, self.ledger, self._pump, self.poller, telemetry, clock)
+        self._patience = Patience(settings.patience_s, settings.patience_polled_s, settings.give_up_after_s)
+        shortest = min(settings.patience_s, settings.give_up_after_s, settings.linger_s or 1.0)
+        self._look_every_s = min(max(shortest / 10, 0.05), 2.0)
+
+    def start(self) -> None:
+        """Start the tasks that always run."""
+        self.spawn(self.poller.run(), "poller")
+        self.spawn(self._look_around(), "look around")
+        self.spawn(self._purge(), "purge")
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
+        """Start a task, held until it is done; what it raises unexpectedly is logged."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def create(self, response: Response, call: Call, credential: Headers) -> tuple[Live, "asyncio.Future[Head]"]:
+        """Record the attempt, then call upstream in a task: the response in hand and its answer to come.
+
+        Raises `Overloaded`, `StoreUnavailable`: before upstream is called.
+        """
+        if len(self.live) >= self._settings.max_live:
+            raise Overloaded(
+                "The gateway tracks as many responses as max_live allows; try again.", headers={"Retry-After": "5"}
+            )
+        recorded = await self._store.create(response)
+        live = Live(recorded, recorded.epoch, credential)
+        self.live[live.key] = live
+        head: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
+        head.add_done_callback(_seen)
+        live.task = self.spawn(self._working(live, self._creation.run(live, call, head)), f"response {live.key}")
+        return live, head
+
+    async def find(self, response_id: str, owner: str) -> Response | None:
+        """An owner's response by upstream's id, at its newest value."""
+        found = await self._store.find(response_id, route=self._route.name, owner=owner)
+        live = self.live.get(found.key) if found else None
+        return live.response if live else found
+
+    def held(self, response: Response) -> Live:
+        """The response in hand; one that is not, for a single write (an end that comes late)."""
+        return self.live.get(response.key) or Live(response, response.epoch)
+
+    def heard_from(self, key: str, credential: Headers) -> Live | None:
+        """An owner made a request: its credential is the newest. The live response, if this process holds it."""
+        live = self.live.get(key)
+        if live is None:
+            return None
+        waited = live.credential is None
+        live.credential = self._route.credential or credential or None
+        if waited and live.credential is not None:
+            self._take_up(live)
+        return live
+
+    @asynccontextmanager
+    async def reading(self, key: str) -> AsyncIterator[None]:
+        """While this is open, a client waits for the answer or follows the log: the response does not linger."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._readers.add(task)
+        live = self.live.get(key)
+        if live is not None:
+            live.readers.add(task)
+            live.alone_since = None
+        try:
+            yield
+        finally:
+            self._readers.discard(task)
+            if live is not None:
+                live.readers.discard(task)
+                if not live.readers:
+                    live.alone_since = time.monotonic()
+
+    @property
+    def followers(self) -> int:
+        """How many clients wait for an answer or follow a log."""
+        return len(self._readers)
+
+    def count(self, key: str, **increments: int) -> None:
+        """Count what happened to a live response; one that has ended is counted in the metrics alone."""
+        if live := self.live.get(key):
+            live.count(**increments)
+
+    async def newest(self, response: Response) -> Response:
+        """The newest value of a response."""
+        live = self.live.get(response.key)
+        if live is not None:
+            return live.response
+        with contextlib.suppress(StoreUnavailable):
+            return await self._store.get(response.key) or response
+        return response
+
+    async def recover(self) -> None:
+        """Take up what had not ended when the last process stopped."""
+        held = [response async for response in self._store.live()]
+        for response in held:
+            lease = await self._store.claim(response.key, self._holder, _HELD_S)
+            if lease is None:
+                continue
+            live = Live(response, lease.epoch, self._route.credential)
+            live.body = await self._store.body(response.key)
+            self.live[live.key] = live
+            if ending := _died_with_the_process(response, self._clock()):
+                await self.ledger.end(live, ending, source="recovery")
+                how = "ended"
+            elif live.credential is None:
+                how = "waits_for_owner"
+            else:
+                how = "pumped" if self._resumable(live) else "polled"
+                self._take_up(live, spread_s=len(held) / self._settings.poll_budget_per_s)
+            self._telemetry.emit([TakenUp(self._clock(), live.response, how)])
+
+    async def stop(self) -> None:
+        """End every task and write down what is not yet. Responses that run upstream stay live in the store."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+        for live in tuple(self.live.values()):
+            if ending := _died_with_the_process(live.response, self._clock()):
+                with contextlib.suppress(StoreUnavailable):
+                    await self.ledger.end(live, ending, source="shutdown")
+            await self._write(live)
+
+    def cut_background_readers(self) -> None:
+        """Shutdown: readers of what goes on upstream come back later, to another process; held polls are answered."""
+        foreground = {task for live in self.live.values() if not live.response.mode.background for task in live.readers}
+        for task in self._readers - foreground:
+            task.cancel()
+        for live in self.live.values():
+            live.changed()
+
+    async def foreground_done(self) -> None:
+        """Wait until no foreground response is under way."""
+        while foreground := [live for live in self.live.values() if not live.response.mode.background]:
+            tasks = [live.task for live in foreground if live.task is not None]
+            if not tasks:
+                return
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    def _take_up(self, live: Live, *, spread_s: float = 0.0) -> None:
+        live.changed()
+        if live.task is not None:
+            return
+        if self._resumable(live):
+            live.response = replace(live.response, pumped=True)
+            live.task = self.spawn(self._working(live, self._pump.run(live, None)), f"response {live.key}")
+        else:
+            self.poller.take(live, spread_s=spread_s)
+
+    def _resumable(self, live: Live) -> bool:
+        response = live.response
+        return response.logged and response.pumped and not response.own_numbers
+
+    async def _working(self, live: Live, work: Coroutine[Any, Any, None]) -> None:
+        """A response's task: whatever it raises, the response is not left without anybody."""
+        try:
+            await work
+        except Exception:
+            _log.exception("the task of response %s failed; it is polled from here on", live.key)
+            self.poller.take(live)
+        finally:
+            live.task = None
+
+    async def _look_around(self) -> None:
+        while True:
+            await asyncio.sleep(self._look_every_s)
+            now = self._clock()
+            for live in tuple(self.live.values()):
+                facts: tuple[Fact, ...]
+                live.response, facts = expire(
+                    live.response, now, self._patience, reachable=live.reachable, credential=live.credential is not None
+                )
+                self._telemetry.emit(facts)
+                if outcome := self._given_up(live, now):
+                    await self._abandon(live, outcome)
+                elif live.saved is not live.response:
+                    await self._write(live)
+
+    def _given_up(self, live: Live, now: float) -> Outcome | None:
+        response = live.response
+        if response.ended:
+            return None
+        if now - response.created_at > self._settings.give_up_after_s:
+            message = "The response did not end in give_up_after_s; the gateway does not track it any more."
+            return give_up(response, Ending.ABANDONED, now, code="response_abandoned", message=message)
+        alone = live.alone_since
+        if response.mode.background or alone is None or time.monotonic() - alone < self._settings.linger_s:
+            return None
+        message = "Nobody followed this foreground response for linger_s, so it was stopped."
+        return give_up(response, Ending.ABANDONED, now, code="response_abandoned", message=message)
+
+    async def _abandon(self, live: Live, outcome: Outcome) -> None:
+        try:
+            await self.ledger.end(live, outcome, source="expiry")
+        except StoreUnavailable as error:
+            self._telemetry.emit([StoreFailed(self._clock(), "finish", error.message)])
+            return
+        if live.task is not None:
+            live.task.cancel()
+
+    async def _write(self, live: Live) -> None:
+        try:
+            await self.ledger.note(live)
+        except StoreUnavailable as error:
+            self._telemetry.emit([StoreFailed(self._clock(), "change", error.message)])
+
+    async def _purge(self) -> None:
+        settings = self._settings
+        while True:
+            await asyncio.sleep(settings.purge_interval_s)
+            try:
+                touched = await self._store.purge(
+                    self._clock(),
+                    retention_s=settings.retention_s,
+                    resume_window_s=settings.resume_window_s,
+                    tombstone_s=settings.tombstone_s,
+                )
+            except StoreUnavailable as error:
+                self._telemetry.emit([StoreFailed(self._clock(), "purge", error.message)])
+            else:
+                self._telemetry.emit([Purged(self._clock(), touched)])
+
+    def _forget(self, live: Live) -> None:
+        self.live.pop(live.key, None)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and task.get_name() != "poll":
+            _log.error("task %s failed", task.get_name(), exc_info=error)
+
+
+def _died_with_the_process(response: Response, now: float) -> Outcome | None:
+    """The ending of a response that lived in a connection of the process that is gone."""
+    if response.mode.background and response.response_id is not None:
+        return None
+    if response.response_id is None:
+        message = "The gateway stopped before upstream named this response; whether it ran is not known."
+        return give_up(response, Ending.UPSTREAM_LOST, now, code="outcome_unknown", message=message)
+    message = "The gateway was restarted during this foreground response; upstream ended it with the connection."
+    return give_up(response, Ending.UPSTREAM_LOST, now, code="upstream_lost", message=message)
+
+
+def _seen(head: "asyncio.Future[Head]") -> None:
+    """A client that left does not ask for the answer any more: its error is not unheard of."""
+    if not head.cancelled():
+        head.exception()

@@ -1,0 +1,16 @@
+"""From the `store` setting to a store. Called by the composition root and the commands."""
+
+from collections.abc import Callable
+
+from gateway.config import Settings
+from gateway.store.memory import MemoryStore
+from gateway.store.port import Store
+from gateway.store.sqlite import SqliteStore
+
+
+def open_store(settings: Settings, clock: Callable[[], float]) -> Store:
+    """The store that the settings name, not opened yet."""
+    path = settings.store_path
+    if path is None:
+        return MemoryStore(clock)
+    return SqliteStore(path, durability=settings.durability, clock=clock, cache_bytes=settings.tail_cache_bytes)
