@@ -30,7 +30,7 @@ Format = Literal["auto", "json", "console"]
 _WORDS_CHARACTERS: Final = 300
 _NOISY: Final = ("opentelemetry.", "gateway.telemetry.export", "urllib3.", "grpc")
 """Loggers that repeat themselves while a collector is away, with tracebacks: one line a minute each is enough."""
-_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def configure(
