@@ -1,8 +1,8 @@
-"""The composition root: every part of a gateway made and joined, started and stopped in order. Nothing else makes parts.
+"""The composition root: every part of a gateway made and joined, started and stopped in order.
 
-Starting: store, upstream, tracker (which takes up what had not ended), then the listeners. Stopping is the reverse, after
-the drain: readiness turns red, the process serves on for `drain_delay_s`; then new work is refused, readers of background
-responses are cut, and what is in flight gets `drain_s`.
+Starting: store, upstream, tracker (which takes up what had not ended), then the listeners. Stopping is the reverse,
+after the drain: readiness turns red, the process serves on for `drain_delay_s`; then new work is refused, readers of
+background responses are cut, and what is in flight gets `drain_s`.
 """
 
 import asyncio

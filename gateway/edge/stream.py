@@ -1,7 +1,7 @@
 """A reader: one client following one log, from its cursor to the log's end.
 
-Every stream that a client gets of a tracked response is written here. A reader never gets a clean end without a terminal
-event: the log's end, or the nested error, or a connection that is plainly cut.
+Every stream that a client gets of a tracked response is written here. A reader never gets a clean end without a
+terminal event: the log's end, or the nested error, or a connection that is plainly cut.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """The port of the telemetry: `emit(facts)`. Telemetry cannot hurt traffic.
 
-Observers are plain callables. One that raises is removed and counted; no call blocks. Called by whoever's write was new.
+Observers are plain callables. One that raises is removed and counted; no call blocks. Called by whoever's write was
+new.
 """
 
 from collections.abc import Callable, Iterable
