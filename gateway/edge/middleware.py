@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from gateway.domain.errors import Draining, GatewayError, Origin, error_body
+from gateway.domain.errors import BadRequest, Draining, GatewayError, Origin, error_body
 from gateway.domain.facts import RequestServed
 from gateway.edge.context import Context
 from gateway.edge.passthrough import abort
@@ -123,6 +123,9 @@ async def _answer(context: Context, request: web.Request, handler: Handler) -> t
             error.status, error_body(error.reason, type="invalid_request_error", code="invalid_request"), None
         )
         origin = "client"
+    except web.RequestPayloadError:
+        refusal = BadRequest("The request's body is no valid HTTP.")
+        answer, origin = error_answer(refusal.status, refusal.body(), refusal.code), refusal.origin
     except ConnectionError:
         # The client's: upstream's are GatewayErrors by now.
         answer, origin = web.Response(status=_CLIENT_LEFT), "client"

@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict
 
-from gateway.domain.errors import BadRequest, UpstreamError
+from gateway.domain.errors import UpstreamError
 from gateway.domain.headers import CREDENTIALS, Headers, to_client, to_upstream
 from gateway.edge.context import Context
 from gateway.relay import routing
@@ -43,7 +43,7 @@ async def forward(
     """Send a client's request upstream and its answer back.
 
     `body` is the request's body where it has been read already, else it is streamed. `drop` (lower case) and `add` are
-    headers towards upstream. Raises what `Upstream.send` raises, and `BadRequest` for a body that is no valid HTTP.
+    headers towards upstream. Raises what `Upstream.send` raises, and aiohttp's RequestPayloadError.
     """
     call = Call(
         request.method,
@@ -54,8 +54,8 @@ async def forward(
     try:
         answer = await context.upstream.send(call)
     except UpstreamError as error:
-        if isinstance(request.content.exception(), web.RequestPayloadError):
-            raise BadRequest("The request's body is no valid HTTP.") from error
+        if isinstance(broken := request.content.exception(), web.RequestPayloadError):
+            raise broken from error
         raise
     return await relay(context, request, answer)
 

@@ -114,13 +114,28 @@ async def listen(app: web.Application, address: Address, *, header_limit: int) -
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's connection, for its one seam where requests end that cannot be parsed; they never reach the app."""
+    """aiohttp's connection: what its parser refuses does not reach the app, and can be answered only here."""
 
     __slots__ = ("_malformed",)
 
     def __init__(self, manager: web.Server, malformed: Callable[[int], None] | None, **options: Any) -> None:
         super().__init__(manager, **options)
         self._malformed = malformed
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come. A request whose body turns out to be no valid HTTP is told: aiohttp leaves it waiting."""
+        super().data_received(data)
+        if not self._messages:
+            return
+        # What is queued behind a body that has not ended can only be the parser's error.
+        ahead = [payload for _, payload in self._messages][:-1]
+        if self._current_request is not None:
+            ahead.append(self._current_request.content)
+        for payload in ahead:
+            if not payload.is_eof():
+                payload.set_exception(web.RequestPayloadError("The body is no valid HTTP."))
+                payload.feed_eof()
+                self.close()
 
     def handle_error(
         self,
