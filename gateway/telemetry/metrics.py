@@ -1,8 +1,8 @@
 """Metrics as a projection of facts: `Metrics.observe` is an observer, `Metrics.render` the scrape.
 
 Rule: the only importer of prometheus_client; no I/O, no clock. What there is to count is in `catalogue.METRICS`, how a
-fact counts is one entry of a table. Label values are those of the catalogue; others are learnt up to a limit and `other`
-beyond it, so that nobody's text can grow the scrape.
+fact counts is one entry of a table. Label values are those of the catalogue; others are learnt up to a limit and
+`other` beyond it, so that nobody's text can grow the scrape.
 """
 
 import platform
