@@ -1,0 +1,132 @@
+"""The walls of the house: floors, vendors, purity, length, and what nobody may do."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gateway"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = ["config", "domain", "telemetry", "store", "relay", "edge", "top"]
+FLOOR_OF = {
+    **{floor: floor for floor in FLOORS},
+    "config_reading": "config",
+    "": "config",
+    "simulator": "simulator",
+}
+
+VENDORS = {
+    "aiohttp": {"relay.upstream", "edge", "simulator", "top", "telemetry.receiver"},
+    "msgspec": {"domain", "simulator", "store", "telemetry", "edge.ops", "top"},
+    "yarl": {"relay", "top"},
+    "multidict": {"relay.upstream", "edge"},
+    "opentelemetry": {"telemetry"},
+    "prometheus_client": {"telemetry.metrics"},
+    "structlog": {"telemetry.logs"},
+    "sqlite3": {"store"},
+    "pydantic": {"config"},
+    "uvloop": {"top"},
+    "openai": {"top"},
+}
+
+PURE = {"asyncio", "time", "os", "socket", "threading", "random", "logging", "pathlib", "subprocess"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def floor_of(module: str) -> str:
+    head = module.split(".")[0]
+    return FLOOR_OF.get(head, "top")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def calls(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+            yield ast.unparse(node), node.lineno
+        elif isinstance(node, ast.Name):
+            yield node.id, node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_from_its_own_floor_or_below(path: Path) -> None:
+    module = name_of(path)
+    own = floor_of(module)
+    for imported in imports(path):
+        if not imported.startswith("gateway"):
+            continue
+        other = floor_of(imported.removeprefix("gateway").lstrip("."))
+        if own == "simulator":
+            assert other in ("simulator", "domain", "config"), f"{module} imports {imported}"
+        elif other == "simulator":
+            assert own == "top", f"{module} imports {imported}"
+        else:
+            assert FLOORS.index(other) <= FLOORS.index(own), f"{module} imports {imported}, a floor above"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_vendor_is_imported_only_where_it_belongs(path: Path) -> None:
+    module = name_of(path)
+    for imported in imports(path):
+        allowed = VENDORS.get(imported.split(".")[0])
+        if allowed is None:
+            continue
+        here = {module, module.split(".")[0], floor_of(module)}
+        assert here & allowed, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "domain").glob("*.py")), ids=name_of)
+def test_the_domain_is_pure(path: Path) -> None:
+    assert not {imported.split(".")[0] for imported in imports(path)} & PURE
+    tree = ast.parse(path.read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_file_has_at_most_350_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 350
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_name_says_what_is_in_a_module(path: Path) -> None:
+    assert not set(name_of(path).split(".")) & {"utils", "helpers", "manager", "service", "common"}
+
+
+def users_of(*names: str) -> set[str]:
+    return {name_of(path) for path in MODULES for used, _ in calls(path) if used in names}
+
+
+def test_tasks_are_started_by_the_tracker_alone() -> None:
+    started = users_of("create_task", "ensure_future", "TaskGroup")
+    assert {name for name in started if floor_of(name) != "top"} <= {"relay.tracker"}
+
+
+def test_the_environment_is_read_by_the_settings_alone() -> None:
+    assert users_of("os.environ", "os.getenv", "getenv") <= {"config"}
+
+
+def test_no_span_is_ever_attached_to_a_context() -> None:
+    banned = ("context.attach", "context.detach", "use_span", "start_as_current_span", "get_current_span")
+    assert not users_of(*banned)
+    assert not [
+        name_of(path) for path in MODULES if {f"opentelemetry.{name}" for name in banned[:2]} & set(imports(path))
+    ]
+
+
+def test_no_body_is_decoded_above_the_domain() -> None:
+    relay_and_store = [path for path in MODULES if floor_of(name_of(path)) in ("relay",)]
+    assert not [name_of(path) for path in relay_and_store if {"json", "msgspec"} & set(imports(path))]
