@@ -138,15 +138,8 @@ class MemoryStore:
     async def purge(self, now: float, *, retention_s: float, resume_window_s: float, tombstone_s: float) -> int:
         """See the port."""
         self._check()
-        touched = 0
-        for held in tuple(self._held.values()):
-            response = rules.record(held.state)
-            if response is None or response.ended_at is None:
-                continue
-            if response.ended_at <= now - retention_s:
-                touched += self._write(held, partial(rules.remove, now=now))
-            elif not response.stored and response.ended_at <= now - resume_window_s:
-                touched += self._write(held, rules.forget)
+        rule = partial(rules.expire, now=now, retention_s=retention_s, resume_window_s=resume_window_s)
+        touched = sum(self._write(held, rule) for held in tuple(self._held.values()))
         for name in [name for name, at in self._tombstones.items() if at <= now - tombstone_s]:
             del self._tombstones[name]
             touched += 1

@@ -152,16 +152,21 @@ def claim(state: State, key: str, holder: str, ttl: float, now: float) -> tuple[
     return replace(state, entry=entry, hold=Hold(holder, now + ttl)), Lease(key, entry.response.epoch)
 
 
-def forget(state: State) -> tuple[State, bool]:
-    """Log and body go, the record stays."""
-    if state.entry is None or not state.entry.kept:
-        return state, False
-    return replace(state, entry=replace(state.entry, kept=False)), True
-
-
 def remove(state: State, now: float) -> tuple[State, bool]:
     """All of it goes; the tombstone is the store's."""
     return State(removed_at=now), state.entry is not None
+
+
+def expire(state: State, now: float, *, retention_s: float, resume_window_s: float) -> tuple[State, bool]:
+    """What is past its time goes: the record with all that it has, or log and body only."""
+    entry = state.entry
+    if entry is None or entry.response.ended_at is None:
+        return state, False
+    if entry.response.ended_at <= now - retention_s:
+        return remove(state, now)
+    if entry.kept and not entry.response.stored and entry.response.ended_at <= now - resume_window_s:
+        return replace(state, entry=replace(entry, kept=False)), True
+    return state, False
 
 
 def _fenced(entry: Entry, epoch: int) -> Entry:

@@ -1,0 +1,164 @@
+"""The SQLite file: opening it, its schema, and why it cannot be used. Only `sqlite` calls this, in its writer thread.
+
+One process has the file: a lock on a side file (`<file>.lock`, left in place) turns a second one away before it
+touches anything, SQLite's own exclusive lock turns away other programs. What makes a file unusable is looked for before
+anything is written to it: its kind and version are in its first hundred bytes from its first commit on.
+"""
+
+import fcntl
+import os
+import secrets
+import sqlite3
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.store.port import Durability, Unusable
+
+APPLICATION = 0x52474C47
+"""SQLite's application id of these files."""
+VERSION = 1
+
+# An exclusive lock needs no shared memory file, without which a full disk could not be opened.
+_BEFORE_ALL = ("PRAGMA locking_mode=EXCLUSIVE", "PRAGMA temp_store=MEMORY")
+
+# A log is rows of `batch`, one per append, in the order of their arrival: a row goes to the end of the table and of few
+# index pages, where a table ordered by response would touch a page per response. `numbers` holds positions and lengths.
+# `doomed` names logs whose rows are still to be deleted, a few at a time.
+_SCHEMA = f"""
+BEGIN EXCLUSIVE;
+CREATE TABLE record(
+    rid INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, live INTEGER NOT NULL, status TEXT, stuck INTEGER NOT NULL,
+    ended_at REAL, content_ended_at REAL, crc INTEGER NOT NULL, data BLOB NOT NULL
+);
+CREATE INDEX record_live ON record(live);
+CREATE INDEX record_status ON record(status);
+CREATE INDEX record_ended ON record(ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX record_content ON record(content_ended_at) WHERE content_ended_at IS NOT NULL;
+CREATE TABLE alias(
+    route TEXT NOT NULL, response_id TEXT NOT NULL, owner TEXT NOT NULL, rid INTEGER NOT NULL,
+    PRIMARY KEY(route, response_id, owner)
+) WITHOUT ROWID;
+CREATE TABLE batch(
+    id INTEGER PRIMARY KEY, rid INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    crc INTEGER NOT NULL, numbers BLOB NOT NULL, data BLOB NOT NULL
+);
+CREATE UNIQUE INDEX batch_of ON batch(rid, first);
+CREATE TABLE body(
+    rid INTEGER PRIMARY KEY, at REAL NOT NULL, crc INTEGER NOT NULL, headers BLOB NOT NULL, data BLOB NOT NULL
+);
+CREATE TABLE tombstone(
+    route TEXT NOT NULL, response_id TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY(route, response_id)
+) WITHOUT ROWID;
+CREATE INDEX tombstone_at ON tombstone(at);
+CREATE TABLE doomed(rid INTEGER PRIMARY KEY);
+CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+PRAGMA application_id={APPLICATION};
+PRAGMA user_version={VERSION};
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFile:
+    """An open file: its connection, for one thread, the secret in it, and the lock beside it."""
+
+    connection: sqlite3.Connection
+    owner_key: bytes
+    lock: int
+
+    def close(self) -> None:
+        """Close the connection, then give the lock back."""
+        try:
+            self.connection.close()
+        finally:
+            os.close(self.lock)
+
+
+def open_file(path: Path, durability: Durability) -> StoreFile:
+    """Open the file, or make it. Raises Unusable, and leaves what was there as it was."""
+    lock = _lock(path)
+    try:
+        is_new = _inspect(path)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+        try:
+            owner_key = _set_up(connection, path, durability, is_new=is_new)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        os.close(lock)
+        raise Unusable(_explained(path, error)) from error
+    except BaseException:
+        os.close(lock)
+        raise
+    return StoreFile(connection, owner_key, lock)
+
+
+def _lock(path: Path) -> int:
+    if path.is_dir():
+        raise Unusable(f"{path} is a directory: name a file in it")
+    if not path.parent.is_dir():
+        raise Unusable(f"the directory {path.parent} does not exist: create it, or store elsewhere")
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unusable(f"cannot write in {path.parent} ({error.strerror}): give this user the right to") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise Unusable(f"{path} is in use by another gateway: stop it, or store elsewhere") from error
+    return lock
+
+
+def _inspect(path: Path) -> bool:
+    """Whether the file is still to be made; judged by its own bytes, before SQLite may touch it."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise Unusable(f"{path} cannot be read and written: give this user the right to")
+    with path.open("rb") as file:
+        head = file.read(100)
+    if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
+        raise Unusable(f"{path} is not an SQLite database: move it away, or store elsewhere")
+    (version,) = struct.unpack_from(">i", head, 60)
+    (application,) = struct.unpack_from(">i", head, 68)
+    if application != APPLICATION:
+        raise Unusable(f"{path} belongs to another program: store elsewhere")
+    if version > VERSION:
+        raise Unusable(
+            f"{path} is of a newer version ({version}; known is {VERSION}): run that version, or store elsewhere"
+        )
+    return False
+
+
+def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability, *, is_new: bool) -> bytes:
+    for pragma in _BEFORE_ALL:
+        connection.execute(pragma)
+    if is_new:
+        _create(connection)
+    else:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise Unusable(f"{path} is damaged ({found}): put a backup in its place, or move it away")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
+    return bytes(connection.execute("SELECT value FROM meta WHERE name='owner_key'").fetchone()[0])
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    # In one transaction, and before WAL is on: a crash leaves an empty file or a whole one, with its version in front.
+    connection.executescript(_SCHEMA)
+    connection.execute("INSERT INTO meta VALUES('owner_key', ?)", (secrets.token_bytes(32),))
+    connection.execute("COMMIT")
+
+
+def _explained(path: Path, error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorname", "")
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return f"{path} is damaged ({error}): put a backup in its place, or move it away"
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"{path} is in use by another program: stop it, or store elsewhere"
+    if code.startswith("SQLITE_FULL"):
+        return f"no room for {path}: free some, or store elsewhere"
+    return f"{path} cannot be opened ({error}): check the disk and this user's rights"

@@ -1,0 +1,322 @@
+"""What is read from and written to the SQLite file, in its writer thread; and how values become rows.
+
+Everything that is kept as a blob has a CRC-32 beside it, for SQLite finds no flipped bit: wrong bytes are never given
+out, the response whose they are is named instead. Only `sqlite` calls this.
+"""
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.events import Event
+from gateway.domain.response import Body
+from gateway.store.port import PAGE_BYTES, Query
+from gateway.store.rules import Alias, Entry, State, aliases
+from gateway.store.tail import Frames
+
+_SWEPT_ROWS = 256
+_Headers = tuple[tuple[str, str], ...]
+_entry = msgspec.json.Decoder(Entry)
+_headers = msgspec.json.Decoder(_Headers)
+_numbers = msgspec.msgpack.Decoder(tuple[list[int], list[int]])
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What one commit does to one response. `row` is the encoded entry, where it changed."""
+
+    rid: int
+    before: State
+    after: State
+    row: bytes | None
+
+
+class Row(NamedTuple):
+    """A record as the file has it."""
+
+    rid: int
+    key: str
+    entry: Entry
+    tail: int
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """As JSON, which an operator can read. Raises UnicodeEncodeError if a name that is searched for is no UTF-8."""
+    try:
+        return msgspec.json.encode(entry)
+    except UnicodeEncodeError:
+        for name in chain((entry.response.key,), *aliases(entry)):
+            name.encode()
+        return _encode_any(entry)
+
+
+def _encode_headers(headers: _Headers) -> bytes:
+    try:
+        return msgspec.json.encode(headers)
+    except UnicodeEncodeError:
+        return _encode_any(headers)
+
+
+def _encode_any(value: object) -> bytes:
+    """Slower, and for strings too that came from a line that is no UTF-8."""
+    return json.dumps(msgspec.to_builtins(value)).encode()
+
+
+def commit(db: sqlite3.Connection, writes: Sequence[Write]) -> None:
+    """All of it or, raising sqlite3.Error, nothing."""
+    tables: dict[str, list[tuple[Any, ...]]] = {sql: [] for sql in _ORDER}
+    for write in writes:
+        if write.after.entry is None:
+            _removed(tables, write)
+        else:
+            _written(tables, write, write.after.entry)
+    _in_one(db, ((sql, rows) for sql, rows in tables.items() if rows))
+
+
+def _in_one(db: sqlite3.Connection, statements: Iterable[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for sql, rows in statements:
+            _execute(db, sql, rows)
+        db.execute("COMMIT")
+    except BaseException:
+        # A full disk has rolled back by itself.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+# Each step of a statement takes the interpreter's lock anew, so the two that every commit has do several rows in one.
+_BATCH = "INSERT OR ROLLBACK INTO batch(rid, first, last, crc, numbers, data) VALUES(?,?,?,?,?,?)"
+_RECORD = "INSERT OR REPLACE INTO record VALUES(?,?,?,?,?,?,?,?,?)"
+_ALIAS_GONE = "DELETE FROM alias WHERE route=? AND response_id=? AND owner=? AND rid=?"
+_ALIAS = "INSERT OR REPLACE INTO alias VALUES(?,?,?,?)"
+_BODY = "INSERT OR REPLACE INTO body VALUES(?,?,?,?,?)"
+_BODY_GONE = "DELETE FROM body WHERE rid=?"
+_RECORD_GONE = "DELETE FROM record WHERE rid=?"
+_DOOMED = "INSERT OR IGNORE INTO doomed VALUES(?)"
+_TOMBSTONE = "INSERT OR REPLACE INTO tombstone VALUES(?,?,?)"
+_ORDER = (_BATCH, _RECORD, _ALIAS_GONE, _ALIAS, _BODY, _BODY_GONE, _RECORD_GONE, _DOOMED, _TOMBSTONE)
+_SEVERAL = {_BATCH: 6, _RECORD: 9}
+
+
+def _execute(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    at = 0
+    if sql in _SEVERAL:
+        for count in (32, 4):
+            while len(rows) - at >= count:
+                db.execute(_for_rows(sql, count), tuple(chain.from_iterable(rows[at : at + count])))
+                at += count
+    db.executemany(sql, rows[at:])
+
+
+@cache
+def _for_rows(sql: str, count: int) -> str:
+    head, _, values = sql.partition(" VALUES")
+    return f"{head} VALUES {','.join([values] * count)}"
+
+
+def _removed(tables: dict[str, list[tuple[Any, ...]]], write: Write) -> None:
+    entry = write.before.entry
+    if entry is None:
+        return
+    response = entry.response
+    tables[_RECORD_GONE].append((write.rid,))
+    tables[_BODY_GONE].append((write.rid,))
+    tables[_DOOMED].append((write.rid,))
+    tables[_ALIAS_GONE] += _alias_rows(aliases(entry), write.rid)
+    if response.response_id is not None:
+        tables[_TOMBSTONE].append((response.route, response.response_id, write.after.removed_at))
+
+
+def _written(tables: dict[str, list[tuple[Any, ...]]], write: Write, entry: Entry) -> None:
+    rid, after, before = write.rid, write.after, write.before.entry
+    if after.events:
+        tables[_BATCH] += _batch_rows(rid, after.events)
+    if write.row is not None:
+        response = entry.response
+        content_ended_at = response.ended_at if entry.kept and not response.stored else None
+        stuck = response.stuck is not None
+        columns = (not response.ended, response.status, stuck, response.ended_at, content_ended_at)
+        tables[_RECORD].append((rid, response.key, *columns, zlib.crc32(write.row), write.row))
+        had, has = aliases(before), aliases(entry)
+        tables[_ALIAS_GONE] += _alias_rows(had - has, rid)
+        tables[_ALIAS] += _alias_rows(has - had, rid)
+    if not entry.kept and before is not None and before.kept:
+        tables[_BODY_GONE].append((rid,))
+        tables[_DOOMED].append((rid,))
+    elif after.body is not None:
+        body, headers = after.body, _encode_headers(after.body.headers)
+        tables[_BODY].append((rid, body.at, zlib.crc32(body.bytes, zlib.crc32(headers)), headers, body.bytes))
+
+
+def _alias_rows(names: Iterable[Alias], rid: int) -> list[tuple[Any, ...]]:
+    return [(*name, rid) for name in names]
+
+
+def _batch_rows(rid: int, events: Sequence[Event]) -> Iterator[tuple[Any, ...]]:
+    """One row, or several where it would be larger than the page that is read from it."""
+    start, size = 0, 0
+    for stop, event in enumerate(events):
+        if size and size + len(event.frame) > PAGE_BYTES:
+            yield _batch_row(rid, events[start:stop])
+            start, size = stop, 0
+        size += len(event.frame)
+    yield _batch_row(rid, events[start:])
+
+
+def _batch_row(rid: int, events: Sequence[Event]) -> tuple[Any, ...]:
+    positions, lengths = [event.number for event in events], [len(event.frame) for event in events]
+    numbers = msgspec.msgpack.encode((positions, lengths))
+    data = b"".join([event.frame for event in events])
+    return rid, positions[0], positions[-1], zlib.crc32(data, zlib.crc32(numbers)), numbers, data
+
+
+_COLUMNS = "record.rid, record.key, record.crc, record.data"
+
+
+def _rows(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[Row]:
+    return [_row(*found) for found in _found(db, sql, values)]
+
+
+def _found(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    try:
+        return db.execute(sql, values).fetchall()
+    except UnicodeEncodeError:
+        # A name that is no UTF-8 is nobody's.
+        return []
+
+
+def _row(rid: int, key: str, crc: int, data: bytes, tail: int | None = None) -> Row:
+    if zlib.crc32(data) != crc:
+        raise _damaged("record", key)
+    try:
+        entry = _entry.decode(data)
+    except msgspec.DecodeError:
+        entry = msgspec.convert(json.loads(data), Entry)
+    return Row(rid, key, entry, entry.response.tail if tail is None else tail)
+
+
+def live_rows(db: sqlite3.Connection) -> list[Row]:
+    """Every record that has not ended, with the tail that its log shows."""
+    tail = "SELECT last FROM batch WHERE batch.rid = record.rid ORDER BY first DESC LIMIT 1"
+    return _rows(db, f"SELECT {_COLUMNS}, coalesce(({tail}), -1) FROM record WHERE live = 1 ORDER BY rid", ())
+
+
+def next_rid(db: sqlite3.Connection) -> int:
+    """A number that no row uses, not even one that is still to be deleted."""
+    tables = ("record", "batch", "doomed", "body")
+    used: list[int] = [db.execute(f"SELECT coalesce(max(rid), 0) FROM {table}").fetchone()[0] for table in tables]
+    return max(used) + 1
+
+
+def row_of(db: sqlite3.Connection, key: str) -> Row | None:
+    """The record by its key."""
+    found = _rows(db, f"SELECT {_COLUMNS} FROM record WHERE key = ?", (key,))
+    return found[0] if found else None
+
+
+def named_row(db: sqlite3.Connection, route: str, response_id: str, owner: str | None) -> Row | None:
+    """The record by upstream's id: the owner's, or without an owner the only one."""
+    mine = "" if owner is None else "AND owner = ?"
+    named = f"SELECT DISTINCT rid FROM alias WHERE route = ? AND response_id = ? {mine} LIMIT 2"
+    values = (route, response_id) if owner is None else (route, response_id, owner)
+    found = _rows(db, f"SELECT {_COLUMNS} FROM record WHERE rid IN ({named})", values)
+    return found[0] if len(found) == 1 else None
+
+
+def listed_rows(db: sqlite3.Connection, query: Query) -> list[Row]:
+    """The records that a query asks for, newest first."""
+    wanted = {"live": query.live, "status": query.status, "stuck": query.stuck}
+    terms = [f"{column} = ?" for column, value in wanted.items() if value is not None]
+    values: list[Any] = [value for value in wanted.values() if value is not None]
+    if query.before is not None:
+        terms.append("rid < (SELECT rid FROM record WHERE key = ?)")
+        values.append(query.before)
+    where = f"WHERE {' AND '.join(terms)}" if terms else ""
+    return _rows(db, f"SELECT {_COLUMNS} FROM record {where} ORDER BY rid DESC LIMIT ?", (*values, query.limit))
+
+
+def is_buried(db: sqlite3.Connection, route: str, response_id: str) -> bool:
+    """Whether there is a tombstone."""
+    sql = "SELECT 1 FROM tombstone WHERE route = ? AND response_id = ?"
+    return bool(_found(db, sql, (route, response_id)))
+
+
+def body_of(db: sqlite3.Connection, rid: int, key: str) -> Body | None:
+    """The newest body."""
+    found = db.execute("SELECT at, crc, headers, data FROM body WHERE rid = ?", (rid,)).fetchone()
+    if found is None:
+        return None
+    at, crc, headers, data = found
+    if zlib.crc32(data, zlib.crc32(headers)) != crc:
+        raise _damaged("body", key)
+    try:
+        return Body(data, _headers.decode(headers), at)
+    except msgspec.DecodeError:
+        return Body(data, msgspec.convert(json.loads(headers), _Headers), at)
+
+
+_PAGE = """
+SELECT crc, numbers, data FROM batch WHERE rid = :rid AND first >= coalesce(
+    (SELECT max(first) FROM batch WHERE rid = :rid AND first <= :wanted), 0) ORDER BY first
+"""
+
+
+def frames_of(db: sqlite3.Connection, rid: int, key: str, after: int, limit: int) -> Frames:
+    """The frames after a position: at most `limit` bytes, or one frame."""
+    frames: list[tuple[int, bytes]] = []
+    room = limit
+    with closing(db.execute(_PAGE, {"rid": rid, "wanted": after + 1})) as found:
+        for crc, numbers, data in found:
+            if zlib.crc32(data, zlib.crc32(numbers)) != crc:
+                raise _damaged("log", key)
+            start = 0
+            for number, length in zip(*_numbers.decode(numbers), strict=True):
+                if number > after:
+                    room -= length
+                    if frames and room < 0:
+                        return tuple(frames)
+                    frames.append((number, data[start : start + length]))
+                start += length
+            if room <= 0:
+                break
+    return tuple(frames)
+
+
+def expired_rows(db: sqlite3.Connection, ended_at: float, content_ended_at: float, limit: int) -> list[Row]:
+    """Records that ended by `ended_at`, and those whose content goes earlier and ended by `content_ended_at`."""
+    whole = f"SELECT {_COLUMNS} FROM record WHERE ended_at <= ? LIMIT ?"
+    content = f"SELECT {_COLUMNS} FROM record WHERE content_ended_at <= ? LIMIT ?"
+    return [*_rows(db, whole, (ended_at, limit)), *_rows(db, content, (content_ended_at, limit))]
+
+
+def forget_tombstones(db: sqlite3.Connection, until: float, limit: int) -> int:
+    """Delete tombstones set by then; how many."""
+    names = "SELECT route, response_id FROM tombstone WHERE at <= ? LIMIT ?"
+    sql = f"DELETE FROM tombstone WHERE (route, response_id) IN ({names})"
+    return db.execute(sql, (until, limit)).rowcount
+
+
+def sweep(db: sqlite3.Connection) -> bool:
+    """Delete a few rows of a log that is gone; whether there may be more to delete."""
+    found = db.execute("SELECT rid FROM doomed LIMIT 1").fetchone()
+    if found is None:
+        return False
+    some = "DELETE FROM batch WHERE id IN (SELECT id FROM batch WHERE rid = ? LIMIT ?)"
+    if db.execute(some, (found[0], _SWEPT_ROWS)).rowcount < _SWEPT_ROWS:
+        db.execute("DELETE FROM doomed WHERE rid = ?", found)
+    return True
+
+
+def _damaged(what: str, key: str) -> StoreUnavailable:
+    return StoreUnavailable(f"The stored {what} of {key} is damaged: its checksum does not match.")
