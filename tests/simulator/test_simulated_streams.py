@@ -1,120 +1,16 @@
-"""The simulated Responses API, told with the official client over real HTTP.
+"""The four modes of a create, the official client's helpers, and streams that are taken up again."""
 
-Most stories stand still in time: `skip` lets the simulated seconds pass, so that nothing depends on a real clock.
-"""
-
-import asyncio
-import hashlib
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import openai
 import pytest
-from aiohttp.test_utils import TestServer
-from openai import AsyncOpenAI
 from pydantic import BaseModel
+from scene import ASK, FUNCTION, STREAMED, Scene, all_of, finished_stream, numbers, types
 
-from gateway.simulator import SCENARIOS, Seen, Simulator
-from gateway.simulator.content import content_blocks
-from gateway.simulator.seen import SeenLog
+from gateway.simulator import SCENARIOS
 
-NOON = 1_790_000_000.0
-KEY = "sk-test-alice"
-ASK = {"model": "gpt-5.2", "input": "What did the tide bring?"}
-STREAMED = {**ASK, "background": True, "stream": True}
-FUNCTION = {
-    "type": "function",
-    "name": "weather",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    "strict": True,
-}
-
-
-@dataclass
-class Scene:
-    simulator: Simulator
-    server: TestServer
-    client: AsyncOpenAI
-    http: aiohttp.ClientSession
-
-    def another(self, key: str = KEY, base: str = "/v1", **options: Any) -> AsyncOpenAI:
-        return self.client.with_options(api_key=key, base_url=str(self.server.make_url(base)), **options)
-
-    async def get(self, path: str, **options: Any) -> tuple[aiohttp.ClientResponse, Any]:
-        return await self.call("GET", path, **options)
-
-    async def call(self, method: str, path: str, **options: Any) -> tuple[aiohttp.ClientResponse, Any]:
-        options = {"headers": {"Authorization": f"Bearer {KEY}"}, **options}
-        async with self.http.request(method, self.server.make_url(path), **options) as answer:
-            return answer, json.loads(await answer.read())
-
-
-@asynccontextmanager
-async def scene(**options: Any) -> AsyncIterator[Scene]:
-    simulator = Simulator(**{"clock": lambda: NOON, **options})
-    async with (
-        TestServer(simulator.app()) as server,
-        AsyncOpenAI(base_url=str(server.make_url("/v1")), api_key=KEY, max_retries=0) as client,
-        aiohttp.ClientSession() as http,
-    ):
-        yield Scene(simulator, server, client, http)
-
-
-@pytest.fixture
-async def still() -> AsyncIterator[Scene]:
-    """Time stands still but for `skip`."""
-    async with scene() as one:
-        yield one
-
-
-@pytest.fixture
-async def instant() -> AsyncIterator[Scene]:
-    """Every response is over at once."""
-    async with scene(speed=1e9, clock=iter_clock()) as one:
-        yield one
-
-
-def iter_clock() -> Any:
-    """A clock that moves on by a microsecond (1000 simulated seconds) each time it is read."""
-    reads = iter(range(10**9))
-    return lambda: NOON + next(reads) * 1e-6
-
-
-async def all_of(stream: Any) -> list[dict[str, Any]]:
-    return [event.to_dict() async for event in stream]
-
-
-async def until_cut(stream: Any) -> list[dict[str, Any]]:
-    """What came before the connection broke; fails if it did not break."""
-    events = []
-    try:
-        async for event in stream:
-            events.append(event.to_dict())
-    except openai.APIConnectionError:
-        return events
-    pytest.fail("the stream came to a proper end")
-
-
-def types(events: list[dict[str, Any]]) -> list[str]:
-    return [event["type"] for event in events]
-
-
-def numbers(events: list[dict[str, Any]]) -> list[int]:
-    return [event["sequence_number"] for event in events]
-
-
-async def finished_stream(at: Scene, **more: Any) -> list[dict[str, Any]]:
-    """All the events of a background stream."""
-    stream = await at.client.responses.create(**STREAMED, **more)
-    at.simulator.skip(60)
-    return await all_of(stream)
-
-
-# --- the four modes -------------------------------------------------------------------------------------------------
+# --- the four modes --------------------------------------------------------------------------------------
 
 
 async def test_a_foreground_create_answers_when_it_is_over(instant: Scene) -> None:
@@ -195,7 +91,7 @@ async def test_every_kind_of_event_comes_in_the_order_of_its_item(still: Scene) 
     ]
 
 
-# --- the client's own helpers ---------------------------------------------------------------------------------------
+# --- the client's own helpers ----------------------------------------------------------------------------
 
 
 class Weather(BaseModel):
@@ -241,7 +137,7 @@ async def test_a_tool_is_called_with_arguments_that_fit_and_its_output_gets_an_a
     assert second.previous_response_id == first.id
 
 
-# --- stream-retrieve ------------------------------------------------------------------------------------------------
+# --- stream-retrieve -------------------------------------------------------------------------------------
 
 
 async def test_starting_after_is_exclusive_and_zero_is_a_cursor(still: Scene) -> None:
@@ -306,11 +202,10 @@ async def test_what_was_not_created_as_a_background_stream_is_not_streamed(
 
 
 async def test_a_cursor_that_is_no_number_is_refused(still: Scene) -> None:
-    response_id = (await still.client.responses.create(**STREAMED)).response.headers["x-request-id"]
-    assert response_id.startswith("req_")
-    created = await still.client.responses.create(**ASK, background=True)
-    answer, body = await still.get(f"/v1/responses/{created.id}?stream=true&starting_after=x")
-    assert (answer.status, body["error"]["param"]) == (400, "starting_after")
+    response_id = (await finished_stream(still))[0]["response"]["id"]
+    for cursor in ("x", "-1", "1.5", ""):
+        answer, body = await still.get(f"/v1/responses/{response_id}?stream=true&starting_after={cursor}")
+        assert (answer.status, body["error"]["param"]) == (400, "starting_after")
 
 
 async def test_only_foreground_deltas_are_padded_unless_the_client_declines(instant: Scene) -> None:
