@@ -1,0 +1,130 @@
+"""HTTP as bytes, for what no library would send: an upstream that follows a script, and a client that types."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+PATIENCE_S = 60.0
+"""For what must happen; a loaded machine may take its time."""
+
+
+@dataclass(slots=True)
+class Line:
+    """One end of a connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def head(self) -> bytes:
+        """Everything up to the empty line."""
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def exactly(self, size: int) -> bytes:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.readexactly(size)
+
+    async def rest(self) -> bytes:
+        """Everything up to the connection's end, which may be a reset."""
+        data = b""
+        async with asyncio.timeout(PATIENCE_S):
+            try:
+                while piece := await self.reader.read(1 << 16):
+                    data += piece
+            except ConnectionError:
+                pass
+        return data
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+@dataclass(slots=True)
+class Asked(Line):
+    """A request that reached the scripted upstream, and the line to answer on."""
+
+    start: bytes = b""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def header(self, name: bytes) -> list[bytes]:
+        return [value for found, value in self.headers if found.lower() == name]
+
+
+Script = Callable[[Asked], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class ScriptedUpstream:
+    """`url` ends in a base path, `asked` are the requests that came, `closed` the count of lines that are over."""
+
+    url: str
+    asked: list[Asked] = field(default_factory=list)
+    lines_closed: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+
+async def scripted_upstream(parts: AsyncExitStack, script: Script) -> ScriptedUpstream:
+    """An upstream that reads each request's head and then does what `script` says; the line is closed after it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            start, *lines = (await reader.readuntil(b"\r\n\r\n")).rstrip(b"\r\n").split(b"\r\n")
+            headers = [(name, value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+            asked = Asked(reader, writer, start, headers)
+            upstream.asked.append(asked)
+            await script(asked)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the gateway left, which is what some stories are about
+        finally:
+            writer.close()
+            upstream.lines_closed.release()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
+    parts.callback(server.close)
+    upstream = ScriptedUpstream(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/base")
+    return upstream
+
+
+def answering(data: bytes) -> Script:
+    """A script that sends these bytes."""
+
+    async def script(asked: Asked) -> None:
+        await asked.send(data)
+
+    return script
+
+
+async def dial(parts: AsyncExitStack, url: str) -> Line:
+    """A client's connection to a gateway."""
+    parts_of = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts_of.hostname, parts_of.port, limit=1 << 20)
+    parts.callback(writer.close)
+    return Line(reader, writer)
+
+
+async def exchange(parts: AsyncExitStack, url: str, request: bytes) -> bytes:
+    """Send one request on a line of its own, which the gateway is asked to close; everything that came back."""
+    line = await dial(parts, url)
+    await line.send(request)
+    return await line.rest()
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def error_of(answer: bytes) -> dict[str, Any]:
+    """The error of an answer in OpenAI's shape; fails on any other answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/json" in head.lower(), answer
+    error: dict[str, Any] = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "Traceback" not in error["message"]
+    return error
