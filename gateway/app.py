@@ -35,6 +35,7 @@ VERSION = version("responses-gateway")
 # Each step of the store's writer thread takes the GIL anew: under a busy loop it would wait for 5 ms each time.
 _SWITCH_INTERVAL_S = 0.0005
 _TELEMETRY_S = 5.0
+_AZURE = ".azure.com"
 
 HANDLERS: Mapping[tuple[Kind, str], Handler] = {
     (Kind.CREATE, "POST"): creating.create,
@@ -150,8 +151,12 @@ def raise_open_files(wanted: int) -> int:
 
 
 def _credential(settings: Settings) -> list[tuple[str, str]] | None:
-    key = settings.upstream_api_key
-    return None if key is None else [("Authorization", f"Bearer {key.get_secret_value()}")]
+    if settings.upstream_api_key is None:
+        return None
+    key = settings.upstream_api_key.get_secret_value()
+    if (URL(settings.upstream).host or "").endswith(_AZURE):
+        return [("api-key", key)]
+    return [("Authorization", f"Bearer {key}")]
 
 
 def _url(host: str, listener: Listener | None) -> str:

@@ -32,20 +32,26 @@ async def owned(context: Context, request: web.Request, response_id: str | None)
     """The caller's own response of this id, if the store knows it.
 
     Where the gateway holds the credential, upstream cannot tell callers apart: an id that is not the caller's is then
-    a `ResponseNotFound`, and a store that cannot be asked a `StoreUnavailable`. Else both come back as None: upstream,
-    asked with the caller's own credential, decides.
+    a `ResponseNotFound`, and a store that cannot be asked a `StoreUnavailable`, as it is for a stream, which only the
+    log can go on with. Else both come back as None: upstream, asked with the caller's own credential, decides.
     """
     if response_id is None:
         return None
     try:
         found = await context.tracker.find(response_id, caller(context, request))
-    except StoreUnavailable:
-        if context.route.credential is not None:
+    except StoreUnavailable as error:
+        if context.route.credential is not None or asks_for_stream(request):
+            error.headers = {"Retry-After": "2"}
             raise
         return None
     if found is None and context.route.credential is not None:
         raise ResponseNotFound(f"Response with id '{response_id}' not found.")
     return found
+
+
+def asks_for_stream(request: web.Request) -> bool:
+    """The request retrieves a stream."""
+    return request.method == "GET" and request.query.get("stream", "").lower() == "true"
 
 
 async def require_owner(context: Context, request: web.Request, reference: str | None) -> None:

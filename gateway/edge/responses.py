@@ -21,7 +21,7 @@ from gateway.domain.snapshot import read_snapshot
 from gateway.edge import polling, stream
 from gateway.edge.bodies import read_body, whole
 from gateway.edge.context import Context
-from gateway.edge.owners import caller, owned, require_owner
+from gateway.edge.owners import asks_for_stream, caller, owned, require_owner
 from gateway.edge.passthrough import forward, received, relay, upstream_headers
 from gateway.relay.live import Live
 from gateway.relay.routing import Target, url
@@ -39,7 +39,7 @@ async def retrieve(context: Context, request: web.Request, target: Target) -> we
     if response is None:
         return await _ask(context, request, target, None, _proven)
     live = context.tracker.heard_from(response.key, credential(received(request)))
-    streamed = request.query.get("stream", "").lower() == "true"
+    streamed = asks_for_stream(request)
     if streamed and response.logged:
         return await _stream(context, request, target, response, live)
     if streamed or request.query.keys() - _ANSWERED_HERE:

@@ -5,13 +5,14 @@ terminal event: the log's end, or the nested error, or a connection that is plai
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from gateway.domain.continuation import Cursor
-from gateway.domain.errors import Overloaded, StreamExpired
+from gateway.domain.errors import Overloaded, StoreUnavailable, StreamExpired
 from gateway.domain.events import nested_error
 from gateway.domain.facts import Attached, AttachKind, Detached, Left
 from gateway.domain.headers import Headers, to_client
@@ -25,6 +26,10 @@ OF_THE_BODY = frozenset({"content-length", "content-encoding", "cache-control", 
 """Headers of upstream's that do not hold for another body."""
 STREAM_HEADERS: Headers = [("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache, no-transform")]
 _GONE = End("stream_expired", "The events of this response were deleted while they were read.")
+
+# A store that is down for a moment is a pause for its readers; for longer, their connection is cut.
+_STORE_PATIENCE_S = 60.0
+_STORE_RETRY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -134,11 +139,23 @@ async def _pages(context: Context, response: Response, cursor: Cursor) -> AsyncI
     if cursor.preamble:
         async for page in preamble(context.store, response.key, cursor.after):
             yield page
-    try:
-        async for page in follow(context.store, response.key, cursor.after, heartbeat_s=context.settings.heartbeat_s):
-            yield page
-    except Closed:
-        yield Page(end=_GONE)
+    after, patient_until = cursor.after, 0.0
+    while True:
+        try:
+            async for page in follow(context.store, response.key, after, heartbeat_s=context.settings.heartbeat_s):
+                patient_until = 0.0
+                after = page.frames[-1][0] if page.frames else after
+                yield page
+            return
+        except Closed:
+            yield Page(end=_GONE)
+            return
+        except StoreUnavailable:
+            patient_until = patient_until or time.monotonic() + _STORE_PATIENCE_S
+            if time.monotonic() > patient_until:
+                raise
+            await asyncio.sleep(_STORE_RETRY_S)
+            yield Page()
 
 
 def _abort(request: web.Request) -> None:

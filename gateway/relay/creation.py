@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from gateway.config import Settings
 from gateway.domain import mode
 from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError, UpstreamUnreachable
-from gateway.domain.facts import Created, Refused, StoreFailed
+from gateway.domain.facts import Refused, StoreFailed
 from gateway.domain.headers import Headers, first, kept_with_snapshot
 from gateway.domain.lifecycle import give_up
 from gateway.domain.mode import Mode
@@ -100,7 +100,6 @@ class Creation:
         kept = [(name, value) for name, value in kept_with_snapshot(answer.headers) if name.lower() != "content-type"]
         live.body = Body(b"", (("Content-Type", "application/json"), *kept))
         live.response = replace(live.response, pumped=True, logged=True)
-        self._telemetry.emit([Created(self._clock(), live.response)])
         _answer(head, Head(answer.status, answer.reason, answer.headers, follow=True))
         await self._pump.run(live, answer)
 
@@ -124,7 +123,6 @@ class Creation:
         _answer(head, Head(answer.status, answer.reason, answer.headers, body=body))
 
     async def _made(self, live: Live, snapshot: Snapshot, headers: Headers) -> None:
-        self._telemetry.emit([Created(self._clock(), live.response)])
         if snapshot.status is None and not live.response.mode.background:
             snapshot = replace(snapshot, status=Status.COMPLETED)  # an answer that was waited for is the end
         try:

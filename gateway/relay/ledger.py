@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import TERMINAL_EVENT, Event, synthesised_terminal
-from gateway.domain.facts import Appended, Ended, Fact, StoreFailed
+from gateway.domain.facts import Appended, Created, Ended, Fact, StoreFailed
 from gateway.domain.headers import Headers, first, kept_with_snapshot
 from gateway.domain.lifecycle import Outcome, observe, receive
 from gateway.domain.response import Body, Change, Response, Status, difference
@@ -40,15 +40,17 @@ class Ledger:
         step = receive(base, events, at)
         if step.outcome is not None:
             body = self._body(live, step.body, at)
-            await self.end(live, step.outcome, events[: step.events], facts=step.facts, body=body, source="stream")
+            facts = (*self._created(live, step.body, at, step.response), *step.facts)
+            await self.end(live, step.outcome, events[: step.events], facts=facts, body=body, source="stream")
             return
         await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
         if live.response is not base:
             step = receive(live.response, events, at)
         live.response = replace(step.response, tail=events[-1].number, logged=True)
         size = sum(len(event.frame) for event in events)
+        live.logged_bytes += size
         appended = Appended(at, live.response, len(events), size, time.perf_counter() - began)
-        self._telemetry.emit((appended, *step.facts))
+        self._telemetry.emit((appended, *self._created(live, step.body, at), *step.facts))
         if step.body is not None:
             live.body = self._body(live, step.body, at)
             await self.note(live)
@@ -68,12 +70,13 @@ class Ledger:
         live.body = body if step.body is not None else live.body
         request_id = first(headers, "x-request-id")
         after = replace(step.response, upstream_request_id=request_id or before.upstream_request_id)
+        facts = (*self._created(live, step.body, at, after), *step.facts)
         if step.outcome is not None:
             outcome = replace(step.outcome, response=after)
-            await self.end(live, *_with_terminal_event(outcome), facts=step.facts, body=body, source=source)
+            await self.end(live, *_with_terminal_event(outcome), facts=facts, body=body, source=source)
             return True
         live.response = after
-        self._telemetry.emit(step.facts)
+        self._telemetry.emit(facts)
         changed = after.status is not before.status or after.fingerprint != before.fingerprint
         if changed or after.response_id != before.response_id:
             await self.note(live)
@@ -123,6 +126,7 @@ class Ledger:
         value, counts = live.response, live.unsaved
         change = replace(difference(live.saved, value), counts=counts)
         if change.empty:
+            live.saved = value
             return
         live.unsaved = {}
         try:
@@ -141,6 +145,15 @@ class Ledger:
     async def note_co_owner(self, response: Response, owner: str) -> None:
         """Somebody else has proven to own this response too."""
         await self._store.change(response.key, Change(co_owner=owner), epoch=response.epoch)
+
+    def _created(
+        self, live: Live, body: bytes | None, at: float, response: Response | None = None
+    ) -> tuple[Created, ...]:
+        """Upstream's first answer is the response's creation."""
+        if live.created or body is None:
+            return ()
+        live.created = True
+        return (Created(at, response or live.response),)
 
     def _body(self, live: Live, raw: bytes | None, at: float) -> Body | None:
         if raw is None:

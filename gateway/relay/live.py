@@ -14,6 +14,8 @@ class Live:
 
     `response` is the newest value, `saved` the one that the store has; `unsaved` are counts not yet added there.
     `credential` are the newest owner's headers, in memory only; None: the response waits for its owner.
+    `created`: upstream has answered the create. `logged_bytes`: what this process has logged of it. `written_at`: when
+    its changes were last written down by the clock (loop time).
     `shown`: the status that a client's poll saw last; `token_open`: a continuation token waits to be redeemed.
     `connected`: a pump reads upstream for it just now. `readers`: clients that wait for its answer or follow its log;
     `alone_since`: when the last one left (loop time). `holds`: clients that wait with `Prefer: wait`.
@@ -36,6 +38,9 @@ class Live:
     due: float = 0.0
     missed_since: float | None = None
     misses: int = 0
+    created: bool = False
+    logged_bytes: int = 0
+    written_at: float = 0.0
     token_open: bool = False
     shown: Status | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)

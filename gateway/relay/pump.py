@@ -36,6 +36,8 @@ from gateway.telemetry.observers import Telemetry
 _STORE_RETRY_S = 0.5
 _FIRST_RETRY_S = 0.2
 _DRAIN_S = 0.5
+# A log may not grow for ever: what comes after is seen by polling, and the terminal event still brings all output.
+_LOG_FULL = "log_limit"
 # What another attempt may change; 401 and 403 wait for a newer credential; anything else is upstream's word.
 _TRY_AGAIN = frozenset({408, 409, 429, *range(500, 600)})
 _UNAUTHORISED = frozenset({401, 403})
@@ -84,6 +86,9 @@ class Pump:
             if not live.response.mode.background or live.response.response_id is None:
                 await self._break_off(live, reason)
                 return
+            if reason == _LOG_FULL:
+                self._poller.take(live)
+                return
             fruitless = 0 if numbering.tail > before else fruitless + 1
             if fruitless:
                 await self._look(live)
@@ -102,6 +107,8 @@ class Pump:
                 await self._log(live, reading, numbering, must=chunk == b"")
                 if chunk == b"":
                     return "eof"
+                if live.logged_bytes > self._settings.log_limit_bytes:
+                    return _LOG_FULL
             await self._drain(answer)
         except UpstreamError as error:
             await self._log(live, reading, numbering, must=True)

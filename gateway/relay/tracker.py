@@ -37,6 +37,7 @@ from gateway.telemetry.observers import Telemetry
 
 T = TypeVar("T")
 _HELD_S = 10 * 365 * 86400.0  # one process holds a store: its leases end with it
+_WRITE_EVERY_S = 5.0  # what a crash may cost: when it last moved, and some counts
 _log = logging.getLogger("gateway")
 
 
@@ -167,7 +168,7 @@ class Tracker:
             lease = await self._store.claim(response.key, self._holder, _HELD_S)
             if lease is None:
                 continue
-            live = Live(response, lease.epoch, self._route.credential)
+            live = Live(response, lease.epoch, self._route.credential, created=True)
             live.body = await self._store.body(response.key)
             self.live[live.key] = live
             if ending := _died_with_the_process(response, self._clock()):
@@ -235,7 +236,7 @@ class Tracker:
     async def _look_around(self) -> None:
         while True:
             await asyncio.sleep(self._look_every_s)
-            now = self._clock()
+            now, unwritten = self._clock(), []
             for live in tuple(self.live.values()):
                 facts: tuple[Fact, ...]
                 live.response, facts = expire(
@@ -244,8 +245,9 @@ class Tracker:
                 self._telemetry.emit(facts)
                 if outcome := self._given_up(live, now):
                     await self._abandon(live, outcome)
-                elif live.saved is not live.response:
-                    await self._write(live)
+                elif live.saved is not live.response and time.monotonic() - live.written_at > _WRITE_EVERY_S:
+                    unwritten.append(live)
+            await asyncio.gather(*map(self._write, unwritten))
 
     def _given_up(self, live: Live, now: float) -> Outcome | None:
         response = live.response
@@ -270,6 +272,7 @@ class Tracker:
             live.task.cancel()
 
     async def _write(self, live: Live) -> None:
+        live.written_at = time.monotonic()
         try:
             await self.ledger.note(live)
         except StoreUnavailable as error:
