@@ -117,17 +117,24 @@ class Gateway:
             context.readiness.started = True
             self._parts = parts.pop_all()
 
-    async def stop(self) -> None:
-        """Drain and stop. Responses that run upstream stay in the store, for the next start to take up."""
+    async def stop(self, *, delayed: bool = True) -> None:
+        """Drain and stop. Responses that run upstream stay in the store, for the next start to take up.
+
+        `delayed=False` leaves `drain_delay_s` out: nobody has to be told first. Cancelled, it stops at once.
+        """
         context, settings = self.context, self.settings
         context.readiness.draining = True
-        if settings.drain_delay_s:
-            await asyncio.sleep(settings.drain_delay_s)
-        context.readiness.refusing = True
-        context.tracker.cut_background_readers()
-        if self._clients is not None:
-            await self._clients.close(grace_s=settings.drain_s)
-        await self._parts.aclose()
+        try:
+            if delayed:
+                await asyncio.sleep(settings.drain_delay_s)
+            context.readiness.refusing = True
+            context.tracker.cut_background_readers()
+            if self._clients is not None:
+                await self._clients.close(grace_s=settings.drain_s)
+        finally:
+            if self._clients is not None:
+                await self._clients.close()
+            await self._parts.aclose()
 
     @property
     def url(self) -> str:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, SecretStr, Validatio
 from gateway import config_reading as reading
 from gateway.config_reading import Address, SettingsError
 
-__all__ = ["Address", "Settings", "SettingsError", "add_flags", "flags_of", "load", "table"]
+__all__ = ["Address", "Settings", "SettingsError", "add_flags", "environment", "flags_of", "load", "table"]
 
 
 def _secret(value: object) -> SecretStr | None:
@@ -280,6 +280,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             how = {"action": argparse.BooleanOptionalAction}
         meaning = f"{field.description} (default: {_default(name)}) [{reading.variable(name)}]".replace("%", "%%")
         group.add_argument(reading.flag(name), dest=name, default=argparse.SUPPRESS, help=meaning, **how)
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment, for the standard OTEL_* variables: those are not the gateway's own."""
+    return os.environ
 
 
 def flags_of(namespace: argparse.Namespace) -> dict[str, str]:

@@ -19,14 +19,14 @@ from typing import Any
 
 from gateway.config import Settings
 from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError
-from gateway.domain.facts import PollOutcome, StoreFailed, UpstreamPolled
+from gateway.domain.facts import Cancelled, PollOutcome, StoreFailed, UpstreamPolled
 from gateway.domain.headers import Headers, first
 from gateway.domain.lifecycle import give_up
 from gateway.domain.response import Ending
 from gateway.domain.snapshot import read_snapshot
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
-from gateway.relay.routing import Route, retrieve_url
+from gateway.relay.routing import Route, cancel_url, retrieve_url
 from gateway.relay.upstream import Call, Upstream
 from gateway.telemetry.observers import Telemetry
 
@@ -124,6 +124,22 @@ class Poller:
         shared = live.polling is not None
         return await asyncio.shield(self._start(live)), shared
 
+    async def cancel(self, live: Live) -> Polled:
+        """Ask upstream to cancel, as an owner would, and learn from the answer: an operator's cancel.
+
+        Raises the `UpstreamError` where there was no answer, and `StoreUnavailable`.
+        """
+        began, at = time.monotonic(), self._clock()
+        call = Call("POST", cancel_url(self._route, live.response), _headers(live))
+        status, headers, body = await self._fetch(call)
+        self._telemetry.emit([Cancelled(at, live.response, status, time.monotonic() - began)])
+        outcome: PollOutcome = "error"
+        if 200 <= status < 300:
+            outcome = await self._told(live, body, headers, source="cancel")
+        elif status in _UNAUTHORISED:
+            self.refused(live)
+        return Polled(status, headers, body, outcome)
+
     def slowed(self, live: Live) -> bool:
         """Upstream has asked this credential for patience."""
         return self._slow_until.get(live.response.owner, 0.0) > time.monotonic()
@@ -147,7 +163,7 @@ class Poller:
             retry_after = retry_after_s(headers)
             if 200 <= status < 300:
                 live.misses, live.missed_since = 0, None
-                outcome = await self._told(live, body, headers)
+                outcome = await self._told(live, body, headers, source="poll")
             else:
                 await self._denied(live, status)
             return Polled(status, headers, body, outcome)
@@ -180,11 +196,11 @@ class Poller:
             raise UpstreamError("Upstream's answer to a poll is larger than event_limit_bytes.")
         return answer.status, answer.headers, body
 
-    async def _told(self, live: Live, body: bytes, headers: Headers) -> PollOutcome:
+    async def _told(self, live: Live, body: bytes, headers: Headers, *, source: str) -> PollOutcome:
         snapshot = read_snapshot(body)
         if snapshot is None:
             return "error"
-        changed = await self._ledger.observe(live, snapshot, headers, source="poll")
+        changed = await self._ledger.observe(live, snapshot, headers, source=source)
         if live.response.terminal:
             return "terminal"
         return "changed" if changed else "unchanged"

@@ -109,5 +109,13 @@ def retrieve_url(route: Route, response: Response, *, stream_after: int | None =
         query.append("stream=true")
         if stream_after is not None:
             query.append(f"starting_after={stream_after}")
-    path = f"{response.path.rstrip('/')}/{quote(response.response_id or '', safe='')}"
-    return url(route, path, "&".join(query))
+    return url(route, _path_of(response), "&".join(query))
+
+
+def cancel_url(route: Route, response: Response) -> URL:
+    """Where a response is cancelled."""
+    return url(route, f"{_path_of(response)}/cancel", response.query)
+
+
+def _path_of(response: Response) -> str:
+    return f"{response.path.rstrip('/')}/{quote(response.response_id or '', safe='')}"

@@ -33,6 +33,7 @@ from gateway.relay.pump import Pump
 from gateway.relay.routing import Route
 from gateway.relay.upstream import Call, Upstream
 from gateway.store.port import Store
+from gateway.store.purge import purge
 from gateway.telemetry.observers import Telemetry
 
 T = TypeVar("T")
@@ -147,6 +148,11 @@ class Tracker:
         """How many clients wait for an answer or follow a log."""
         return len(self._readers)
 
+    @property
+    def tasks(self) -> int:
+        """How many tasks are under way."""
+        return len(self._tasks)
+
     def count(self, key: str, **increments: int) -> None:
         """Count what happened to a live response; one that has ended is counted in the metrics alone."""
         if live := self.live.get(key):
@@ -160,6 +166,12 @@ class Tracker:
         with contextlib.suppress(StoreUnavailable):
             return await self._store.get(response.key) or response
         return response
+
+    async def purge(self) -> int:
+        """Delete what is past its time: how many records that touched. Raises `StoreUnavailable`."""
+        touched = await purge(self._store, self._settings, self._clock())
+        self._telemetry.emit([Purged(self._clock(), touched)])
+        return touched
 
     async def recover(self) -> None:
         """Take up what had not ended when the last process stopped."""
@@ -279,20 +291,12 @@ class Tracker:
             self._telemetry.emit([StoreFailed(self._clock(), "change", error.message)])
 
     async def _purge(self) -> None:
-        settings = self._settings
         while True:
-            await asyncio.sleep(settings.purge_interval_s)
+            await asyncio.sleep(self._settings.purge_interval_s)
             try:
-                touched = await self._store.purge(
-                    self._clock(),
-                    retention_s=settings.retention_s,
-                    resume_window_s=settings.resume_window_s,
-                    tombstone_s=settings.tombstone_s,
-                )
+                await self.purge()
             except StoreUnavailable as error:
                 self._telemetry.emit([StoreFailed(self._clock(), "purge", error.message)])
-            else:
-                self._telemetry.emit([Purged(self._clock(), touched)])
 
     def _forget(self, live: Live) -> None:
         self.live.pop(live.key, None)

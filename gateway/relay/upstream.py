@@ -107,6 +107,8 @@ class Upstream:
         self._timeouts = timeouts
         self._header_limit = header_limit
         self._session: aiohttp.ClientSession | None = None
+        self.reachable: bool | None = None
+        """Whether the last request was answered, in whatever way; None: nothing was asked yet."""
 
     async def open(self) -> None:
         """Make the pool; needs a running loop."""
@@ -138,7 +140,15 @@ class Upstream:
 
         Raises `UpstreamUnreachable`, `UpstreamTimeout`, `UpstreamCut`, `UpstreamError`.
         """
-        limit_s = total_s or self._timeouts.headers
+        try:
+            answer = await self._send(call, total_s or self._timeouts.headers)
+        except UpstreamError:
+            self.reachable = False
+            raise
+        self.reachable = True
+        return answer
+
+    async def _send(self, call: Call, limit_s: float) -> Answer:
         try:
             async with asyncio.timeout(limit_s):
                 response = await self.session.request(
