@@ -5,7 +5,7 @@ import platform
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lives import TRACE, T, a_life, a_response, ended, one_of_each
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
@@ -123,6 +123,7 @@ def test_a_response_without_a_status_yet_is_live_all_the_same() -> None:
     assert value(metrics, "responses_live", status="none", mode="background_stream") == 1
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from([*a_life(), *one_of_each()]), st.integers(0, 2)), max_size=40))
 def test_no_gauge_is_ever_negative_whatever_is_told_in_whatever_order(told: list[tuple[facts.Fact, int]]) -> None:
     metrics = counting()
