@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from gateway.config import Address
@@ -170,6 +170,8 @@ def _unreadable(error: BadHttpMessage) -> GatewayError:
 
 
 def _check_head(request: web.Request, limit: int) -> None:
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise BadRequest("The request is neither HTTP/1.1 nor HTTP/1.0.")
     size = len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
     if size > limit:
         raise HeadersTooLarge(f"The request's head has {size} bytes, more than the limit of {limit}.")
