@@ -73,7 +73,7 @@ async def serve(
     context.telemetry.emit([Attached(started, response, kind, cursor.form, cursor.after, behind)])
     left: Left = "error"
     try:
-        async with context.tracker.reading(response.key):
+        async with context.tracker.following(response.key):
             await answer.prepare(request)
             left = await _write(context, request, answer, response, cursor, progress)
             await answer.write_eof()

@@ -73,7 +73,8 @@ class Ledger:
         facts = (*self._created(live, step.body, at, after), *step.facts)
         if step.outcome is not None:
             outcome = replace(step.outcome, response=after)
-            await self.end(live, *_with_terminal_event(outcome), facts=facts, body=body, source=source)
+            end, events = (outcome, ()) if before.ended else _with_terminal_event(outcome)
+            await self.end(live, end, events, facts=facts, body=body, source=source)
             return True
         live.response = after
         self._telemetry.emit(facts)

@@ -63,7 +63,7 @@ class Tracker:
         self._clock = clock
         self._holder = holder
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._readers: set[asyncio.Task[Any]] = set()
+        self._followers: dict[asyncio.Task[Any], str] = {}
         self.live: dict[str, Live] = {}
         self.ledger = Ledger(store, telemetry, clock, self._forget)
         self.poller = Poller(settings, route, upstream, self.ledger, telemetry, clock, self.spawn)
@@ -127,26 +127,34 @@ class Tracker:
     @asynccontextmanager
     async def reading(self, key: str) -> AsyncIterator[None]:
         """While this is open, a client waits for the answer or follows the log: the response does not linger."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._readers.add(task)
-        live = self.live.get(key)
-        if live is not None:
-            live.readers.add(task)
-            live.alone_since = None
+        live, task = self.live.get(key), _this_task()
+        if live is None:
+            yield
+            return
+        live.readers.add(task)
+        live.alone_since = None
         try:
             yield
         finally:
-            self._readers.discard(task)
-            if live is not None:
-                live.readers.discard(task)
-                if not live.readers:
-                    live.alone_since = time.monotonic()
+            live.readers.discard(task)
+            if not live.readers:
+                live.alone_since = time.monotonic()
+
+    @asynccontextmanager
+    async def following(self, key: str) -> AsyncIterator[None]:
+        """The same for a client that follows the log: with what goes on upstream it may be cut, and comes back."""
+        task = _this_task()
+        self._followers[task] = key
+        try:
+            async with self.reading(key):
+                yield
+        finally:
+            del self._followers[task]
 
     @property
     def followers(self) -> int:
-        """How many clients wait for an answer or follow a log."""
-        return len(self._readers)
+        """How many clients follow a log."""
+        return len(self._followers)
 
     @property
     def tasks(self) -> int:
@@ -207,9 +215,10 @@ class Tracker:
 
     def cut_background_readers(self) -> None:
         """Shutdown: readers of what goes on upstream come back later, to another process; held polls are answered."""
-        foreground = {task for live in self.live.values() if not live.response.mode.background for task in live.readers}
-        for task in self._readers - foreground:
-            task.cancel()
+        for task, key in tuple(self._followers.items()):
+            live = self.live.get(key)
+            if live is not None and live.response.mode.background:
+                task.cancel()
         for live in self.live.values():
             live.changed()
 
@@ -305,6 +314,12 @@ class Tracker:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and task.get_name() != "poll":
             _log.error("task %s failed", task.get_name(), exc_info=error)
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def _died_with_the_process(response: Response, now: float) -> Outcome | None:
