@@ -222,14 +222,6 @@ class Tracker:
         for live in self.live.values():
             live.changed()
 
-    async def foreground_done(self) -> None:
-        """Wait until no foreground response is under way."""
-        while foreground := [live for live in self.live.values() if not live.response.mode.background]:
-            tasks = [live.task for live in foreground if live.task is not None]
-            if not tasks:
-                return
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-
     def _take_up(self, live: Live, *, spread_s: float = 0.0) -> None:
         live.changed()
         if live.task is not None:
