@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -74,6 +75,12 @@ class Upstream:
         """How often it was asked for paths that contain `path`."""
         return sum(seen.method == method and path in seen.path for seen in self.simulator.requests)
 
+    async def numbers_of(self, response_id: str, key: str = "sk-test") -> list[int]:
+        """The numbers of an uncut run: upstream's own replay."""
+        async with AsyncOpenAI(api_key=key, base_url=self.url, max_retries=0) as client:
+            replay = await client.responses.retrieve(response_id, stream=True)
+            return [event.sequence_number async for event in replay]
+
 
 class Running:
     """A gateway that listens, and what it observed."""
@@ -83,10 +90,18 @@ class Running:
         self.facts = recorder
         self.url = gateway.url
         self.ops_url = gateway.ops_url
+        self._clients: list[AsyncOpenAI] = []
 
     def client(self, key: str = "sk-test", **options: Any) -> AsyncOpenAI:
-        """The real SDK, pointed at the gateway."""
-        return AsyncOpenAI(api_key=key, base_url=f"{self.url}/v1", **{"max_retries": 0, **options})
+        """The real SDK, pointed at the gateway; closed after the test."""
+        client = AsyncOpenAI(api_key=key, base_url=f"{self.url}/v1", **{"max_retries": 0, **options})
+        self._clients.append(client)
+        return client
+
+    async def hang_up(self) -> None:
+        """Close every client."""
+        for client in self._clients:
+            await client.close()
 
 
 @pytest.fixture
@@ -94,6 +109,12 @@ async def parts() -> AsyncIterator[AsyncExitStack]:
     """Whatever a test starts, stopped in reverse order."""
     async with AsyncExitStack() as stack:
         yield stack
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Every store in turn, as the setting `store` names it."""
+    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/responses.db"
 
 
 @pytest.fixture
@@ -111,6 +132,19 @@ def simulate(parts: AsyncExitStack) -> Callable[..., Awaitable[Upstream]]:
 
 
 @pytest.fixture
+def stage(
+    simulate: Callable[..., Awaitable[Upstream]], gateway_for: Callable[..., Awaitable[Running]], store: str
+) -> Callable[..., Awaitable[tuple[Upstream, Running]]]:
+    """Start a simulator (with the options `simulated`) and a gateway in front of it, over every store in turn."""
+
+    async def start(*, simulated: dict[str, Any] | None = None, **settings: Any) -> tuple[Upstream, Running]:
+        upstream = await simulate(**(simulated or {}))
+        return upstream, await gateway_for(upstream.url, **{"store": store, **settings})
+
+    return start
+
+
+@pytest.fixture
 def gateway_for(parts: AsyncExitStack) -> Callable[..., Awaitable[Running]]:
     """Start a gateway in front of an upstream URL, with settings; it is stopped after the test."""
 
@@ -121,6 +155,7 @@ def gateway_for(parts: AsyncExitStack) -> Callable[..., Awaitable[Running]]:
         await gateway.start()
         running = Running(gateway, recorder)
         parts.push_async_callback(gateway.stop)
+        parts.push_async_callback(running.hang_up)
         return running
 
     return start

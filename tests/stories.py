@@ -1,0 +1,127 @@
+"""What the stories of a response's life share: how it is asked for, and how clients read it."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import openai
+
+from gateway.domain.sse import Decoder
+
+NOON = 1_790_000_000.0
+STILL: dict[str, Any] = {"clock": lambda: NOON, "speed": 1.0}
+"""For a simulator in which time passes only by `skip`."""
+
+Event = dict[str, Any]
+
+
+def ask(scenario: str = "normal", **settings: object) -> dict[str, Any]:
+    """A create body that asks the simulator for a scenario, with changes to it."""
+    metadata = {"scenario": scenario, **{name: str(value) for name, value in settings.items()}}
+    return {"model": "gpt-5.2", "input": "What did the tide bring?", "metadata": metadata}
+
+
+def job(scenario: str = "normal", **settings: object) -> dict[str, Any]:
+    """The same as a background stream."""
+    return {**ask(scenario, **settings), "background": True, "stream": True}
+
+
+def numbers(events: list[Event]) -> list[int]:
+    return [event["sequence_number"] for event in events]
+
+
+def types(events: list[Event]) -> list[str]:
+    return [event["type"] for event in events]
+
+
+async def some(stream: Any, count: int) -> list[Event]:
+    """The next events of the SDK's stream; then the client goes away in the middle of it."""
+    events: list[Event] = []
+    async for event in stream:
+        events.append(event.to_dict())
+        if len(events) == count:
+            await stream.close()
+            return events
+    raise AssertionError(f"the stream ended after {len(events)} of {count} events")
+
+
+async def all_of(stream: Any) -> list[Event]:
+    """Every event to a proper end: the SDK raises at an error event and at a broken line."""
+    events = [event.to_dict() async for event in stream]
+    await stream.close()
+    return events
+
+
+async def until_error(stream: Any) -> tuple[list[Event], openai.APIError]:
+    """What came before the nested error event, and that error as the SDK raises it."""
+    events: list[Event] = []
+    try:
+        async for event in stream:
+            events.append(event.to_dict())
+    except openai.APIConnectionError as error:
+        raise AssertionError(f"the line broke after {len(events)} events, without a word why") from error
+    except openai.APIError as error:
+        return events, error
+    finally:
+        await stream.close()
+    raise AssertionError(f"the stream ended cleanly after {types(events)[-3:]}")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A whole answer as it came over the wire."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error of an answer in OpenAI's shape."""
+        error: dict[str, Any] = json.loads(self.body)["error"]
+        return error
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def fetch(
+    url: str,
+    method: str = "GET",
+    *,
+    key: str = "sk-test",
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> Heard:
+    """One request without the SDK, its answer read to the end; raises aiohttp's ClientError where the line breaks."""
+    sent = {"Authorization": f"Bearer {key}", **(headers or {})}
+    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    async with aiohttp.ClientSession() as http, http.request(method, url, headers=sent, data=data) as answer:
+        raw = await answer.read()
+        streamed = answer.content_type == "text/event-stream"
+        return Heard(answer.status, answer.headers.copy(), raw, events_in(raw) if streamed else [])
+
+
+async def pieces(
+    url: str,
+    method: str = "GET",
+    *,
+    key: str = "sk-test",
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> AsyncIterator[bytes]:
+    """The bytes of one answer as they come."""
+    sent = {"Authorization": f"Bearer {key}", **(headers or {})}
+    data = None if body is None else json.dumps(body).encode()
+    async with aiohttp.ClientSession() as http, http.request(method, url, headers=sent, data=data) as answer:
+        async for piece in answer.content.iter_any():
+            yield piece
+
+
+def events_in(raw: bytes) -> list[Event]:
+    """The events of a body."""
+    return [json.loads(frame.data) for frame in Decoder().feed(raw)]
