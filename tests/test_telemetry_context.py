@@ -22,16 +22,10 @@ CALLER = f"00-{0xABC:032x}-{0xDEF:016x}-01"
 PACKAGE = Path(gateway.__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"):
-        monkeypatch.delenv(name, raising=False)
-
-
 async def drawn(
-    traceparent: str | None, tracestate: str | None = None, *, trust: Any = "parent"
+    traceparent: str | None, tracestate: str | None = None, *, trust: Any = "parent", **environ: str
 ) -> tuple[Tracing, Trace]:
-    tracing = Tracing({}, exporter=InMemorySpanExporter())
+    tracing = Tracing(environ, exporter=InMemorySpanExporter())
     return tracing, tracing.draw(traceparent, tracestate, trust=trust)
 
 
@@ -89,12 +83,25 @@ async def test_an_ignored_caller_leaves_no_sign() -> None:
     await tracing.close(GRACE_S)
 
 
-async def test_the_standard_variables_choose_the_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
-    tracing, trace = await drawn(None)
-    assert (trace.sampled, trace.flags) == (False, 2)
-    assert tracing.draw(CALLER, None, trust="parent").sampled
+@pytest.mark.parametrize(
+    ("sampler", "share", "alone", "with_caller"),
+    [
+        ("", "", True, True),
+        ("always_off", "", False, False),
+        ("parentbased_always_off", "", False, True),
+        ("traceidratio", "0", False, False),
+        ("parentbased_traceidratio", "0", False, True),
+        ("parentbased_traceidratio", "1", True, True),
+        ("parentbased_traceidratio", "much", True, True),
+        ("unheard_of", "", True, True),
+    ],
+)
+async def test_the_standard_variables_choose_the_sampler(
+    sampler: str, share: str, alone: bool, with_caller: bool
+) -> None:
+    tracing, trace = await drawn(None, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=share)
+    assert (trace.sampled, trace.flags) == (alone, 2 + alone)
+    assert tracing.draw(CALLER, None, trust="parent").sampled == with_caller
     await tracing.close(GRACE_S)
 
 
@@ -104,6 +111,7 @@ async def test_the_standard_variables_choose_the_sampler(monkeypatch: pytest.Mon
         {},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "zipkin"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "true"},
     ],
 )
@@ -141,18 +149,13 @@ async def test_the_standard_variables_choose_the_endpoint(environ: dict[str, str
     [
         ({}, "responses-gateway"),
         ({"OTEL_SERVICE_NAME": "edge"}, "edge"),
-        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=llm,deployment.environment.name=prod"}, "llm"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=l%20m,deployment.environment.name=prod,nonsense"}, "l m"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=llm", "OTEL_SERVICE_NAME": "edge"}, "edge"),
     ],
 )
-async def test_the_service_is_called_as_the_standard_variables_say(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], service: str
-) -> None:
-    for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, text in variables.items():
-        monkeypatch.setenv(name, text)
+async def test_the_service_is_called_as_the_standard_variables_say(variables: dict[str, str], service: str) -> None:
     memory = InMemorySpanExporter()
-    tracing = Tracing({}, exporter=memory)
+    tracing = Tracing(variables, exporter=memory)
     tracing.observe(facts.Created(T, a_response()))
     await tracing.close(GRACE_S)
     assert memory.get_finished_spans()[0].resource.attributes["service.name"] == service
@@ -170,9 +173,7 @@ def test_the_attributes_are_those_of_the_conventions() -> None:
     modules = (gen_ai_attributes, openai_attributes, error_attributes, http_attributes, server_attributes)
     defined = _NEWER.union(*map(constants, modules))
     claimed = {
-        value
-        for value in constants(names)
-        if value.partition(".")[0] in {"gen_ai", "openai", "error", "http", "server"}
+        value for value in constants(names) if value.startswith(("gen_ai.", "openai.", "error.", "http.", "server."))
     }
     assert claimed - defined == {names.GENAI_USAGE}, "the prefix alone is no attribute"
     assert len(claimed) >= 20

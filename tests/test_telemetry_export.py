@@ -167,6 +167,24 @@ async def test_text_that_is_no_utf8_or_too_long_costs_no_span() -> None:
     assert attributes["gen_ai.response.model"] == "m" * 4096
 
 
+async def test_the_standard_variables_limit_the_length_of_attributes() -> None:
+    memory = InMemorySpanExporter()
+    environ = {"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "10", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "7"}
+    tracing = Tracing(environ, exporter=memory)
+    tell(tracing, [ended(Status.COMPLETED)])
+    await tracing.close(GRACE_S)
+    assert dict(memory.get_finished_spans()[0].attributes or {})["gen_ai.response.model"] == "gpt-5-2"
+
+
+async def test_spans_go_out_while_the_process_runs(parts: AsyncExitStack) -> None:
+    gate = Gate()
+    gate.open.set()
+    tracing = tracing_with(Told(), {"OTEL_BSP_SCHEDULE_DELAY": "1"}, gate)
+    parts.push_async_callback(tracing.close, GRACE_S)
+    tell(tracing, [facts.Created(T, a_response())])
+    assert await asyncio.to_thread(gate.busy.wait, GRACE_S)
+
+
 async def test_a_second_close_is_nothing() -> None:
     tracing = tracing_with(Told(), exporter=InMemorySpanExporter())
     await tracing.close(GRACE_S)

@@ -101,7 +101,7 @@ class UpstreamCut(ResponseFact):
 
 @dataclass(frozen=True, slots=True)
 class Reattached(ResponseFact):
-    """An attempt to go on reading upstream after its last number. `outcome`: resumed, refused, failed."""
+    """An attempt, begun at `at`, to go on reading upstream after its last number: resumed, refused or failed."""
 
     after: int
     outcome: str
@@ -126,7 +126,7 @@ class Appended(ResponseFact):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPolled(ResponseFact):
-    """One upstream GET. `outcome` is a PollOutcome, `status` the HTTP status (0: no answer)."""
+    """One upstream GET, begun at `at`. `status` is the HTTP status (0: no answer)."""
 
     outcome: PollOutcome
     status: int
@@ -183,7 +183,7 @@ class TokenRedeemed(ResponseFact):
 
 @dataclass(frozen=True, slots=True)
 class Cancelled(ResponseFact):
-    """A client asked to cancel; `status` is upstream's HTTP status, `seconds` what its answer took."""
+    """Upstream was asked, at `at`, to cancel; `status` is its HTTP status, `seconds` what its answer took."""
 
     status: int
     seconds: float = 0.0

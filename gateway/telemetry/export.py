@@ -1,4 +1,4 @@
-"""Where finished spans go: the standard OTEL_* variables, and a queue that traffic never waits for.
+"""Finished spans on their way out, in a queue that traffic never waits for.
 
 Rule: nothing here blocks the loop, and nothing raises because of a collector: a span that cannot go is dropped and
 counted. Used by `tracing.py` alone.
@@ -6,46 +6,17 @@ counted. Used by `tracing.py` alone.
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, cast
+from typing import cast
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-_EXPORTERS: Final = {
-    "http/protobuf": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "grpc": "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
-}
+from gateway.telemetry.environment import whole_number
+
 _log = logging.getLogger(__name__)
-
-
-def endpoint(environ: Mapping[str, str]) -> str | None:
-    """Where spans go, by the OTLP exporter specification; None: nowhere."""
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return None
-    if environ.get("OTEL_TRACES_EXPORTER", "").strip() not in ("", "otlp"):
-        return None
-    if endpoint := environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip():
-        return endpoint
-    base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
-    if not base or _protocol(environ) == "grpc":
-        return base or None
-    return f"{base.rstrip('/')}/v1/traces"
-
-
-def _protocol(environ: Mapping[str, str]) -> str:
-    named = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or ""
-    return named.strip() if named.strip() in _EXPORTERS else "http/protobuf"
-
-
-def otlp_exporter(environ: Mapping[str, str], endpoint: str) -> SpanExporter:
-    """An exporter to an endpoint; headers, certificates, compression and timeout it reads from its own variables."""
-    # Imported only where it is used: gRPC alone takes a tenth of a second to load.
-    module = importlib.import_module(_EXPORTERS[_protocol(environ)])
-    return cast(SpanExporter, module.OTLPSpanExporter(endpoint=endpoint))
 
 
 class SpanQueue:
@@ -64,11 +35,15 @@ class SpanQueue:
         on_dropped: Callable[[str, int], None],
     ) -> None:
         self._exporter, self._on_exported, self._on_dropped = exporter, on_exported, on_dropped
-        self._places = _whole_number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048)
-        batch = min(_whole_number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), self._places)
+        self._places = whole_number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048)
         self._put = self._taken = 0
         self._closed = self._given_up = self.failing = False
-        self._processor = BatchSpanProcessor(cast(SpanExporter, self), self._places, max_export_batch_size=batch)
+        self._processor = BatchSpanProcessor(
+            cast(SpanExporter, self),
+            max_queue_size=self._places,
+            schedule_delay_millis=whole_number(environ, "OTEL_BSP_SCHEDULE_DELAY", 5000),
+            max_export_batch_size=min(whole_number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), self._places),
+        )
 
     def put(self, span: ReadableSpan, *, child: bool) -> None:
         """Queue a span, or drop it where there is no room."""
@@ -121,8 +96,3 @@ class SpanQueue:
         self._given_up = True
         if left := self._put - self._taken:
             self._on_dropped("shutdown", left)
-
-
-def _whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
-    text = environ.get(name, "").strip()
-    return int(text) if text.isdecimal() and int(text) > 0 else default

@@ -222,7 +222,7 @@ def _story(response: Response, at: float) -> dict[str, object]:
         "followed": response.mode_now,
         "synthesised": response.synthesised,
         **({f"{kind}_tokens": getattr(usage, kind) for kind in _USAGE} if usage else {}),
-        **{name: getattr(counts, name) for name in _COUNTS},
+        **{name.replace("tokens_", "continuation_tokens_"): getattr(counts, name) for name in _COUNTS},
         "previous_response_id": response.previous_response_id,
         "conversation": response.conversation,
         "upstream_request_id": response.upstream_request_id,
@@ -261,7 +261,11 @@ def _in_order(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
 
 def _printable(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
     """A terminal acts on control characters: none from outside reaches it."""
-    return {name: value.translate(_CONTROL) if isinstance(value, str) else value for name, value in line.items()}
+    return {name: _plain(value) if isinstance(value, str) else value for name, value in line.items()}
+
+
+def _plain(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode().translate(_CONTROL)
 
 
 def _from_record(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:

@@ -117,7 +117,7 @@ def _detached(fact: facts.Detached) -> Sequence[Span]:
 def _reattached(fact: facts.Reattached) -> Sequence[Span]:
     attributes: dict[str, Value] = {names.GATEWAY_CURSOR_AFTER: fact.after, names.GATEWAY_OUTCOME: fact.outcome}
     error = None if fact.outcome == "resumed" else fact.outcome
-    return (Span(names.SPAN_REATTACH, "child", "client", fact.at - fact.seconds, fact.at, attributes, error),)
+    return (Span(names.SPAN_REATTACH, "child", "client", fact.at, fact.at + fact.seconds, attributes, error),)
 
 
 def _polled(fact: facts.UpstreamPolled) -> Sequence[Span]:
@@ -133,13 +133,13 @@ def _polled(fact: facts.UpstreamPolled) -> Sequence[Span]:
         **_result(response),
     }
     error = (str(fact.status) if fact.status >= 400 else names.ERROR_OTHER) if fact.outcome == "error" else None
-    return (Span(names.SPAN_FETCH, "child", "client", fact.at - fact.seconds, fact.at, attributes, error),)
+    return (Span(names.SPAN_FETCH, "child", "client", fact.at, fact.at + fact.seconds, attributes, error),)
 
 
 def _cancelled(fact: facts.Cancelled) -> Sequence[Span]:
     error = str(fact.status) if fact.status >= 400 else None
     attributes: dict[str, Value] = {names.HTTP_STATUS: fact.status}
-    return (Span(names.SPAN_CANCEL, "child", "client", fact.at - fact.seconds, fact.at, attributes, error),)
+    return (Span(names.SPAN_CANCEL, "child", "client", fact.at, fact.at + fact.seconds, attributes, error),)
 
 
 def _became_stuck(fact: facts.BecameStuck) -> Sequence[Span]:

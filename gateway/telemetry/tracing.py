@@ -19,9 +19,9 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
@@ -41,7 +41,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from gateway.domain import facts
 from gateway.domain.response import Trace
 from gateway.telemetry import names
-from gateway.telemetry.export import SpanQueue, endpoint, otlp_exporter
+from gateway.telemetry.environment import endpoint, otlp_exporter, resource, sampler, whole_number
+from gateway.telemetry.export import SpanQueue
 from gateway.telemetry.spans import Span, spans_of, went_wrong
 
 Trust = Literal["parent", "link", "ignore"]
@@ -55,9 +56,8 @@ _KINDS: Final = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "internal
 class Tracing:
     """Draws trace contexts and exports spans.
 
-    `environ`: where the OTEL_* variables are read that decide whether and where to export (sampler, resource, headers
-    and time limits the SDK reads from the process's own). `upstream`: its base URL, for `server.address`. `exporter`:
-    in place of OTLP. `on_exported` and `on_dropped` are told how many spans, from any thread.
+    `environ`: where the OTEL_* variables are. `upstream`: its base URL, for `server.address`. `exporter`: in place of
+    OTLP. `on_exported` and `on_dropped` are told how many spans, from any thread.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Tracing:
         on_exported: Callable[[int], None] = lambda spans: None,
         on_dropped: Callable[[str, int], None] = lambda reason, spans: None,
     ) -> None:
-        provider = TracerProvider(resource=_resource(version), shutdown_on_exit=False)
-        self._ids, self._sampler, self._resource = provider.id_generator, provider.sampler, provider.resource
+        self._ids, self._sampler, self._resource = RandomIdGenerator(), sampler(environ), resource(environ, version)
         self._scope = InstrumentationScope(names.SCOPE, version)
-        self._attribute_characters = SpanLimits().max_span_attribute_length or _ATTRIBUTE_CHARACTERS
+        general = whole_number(environ, "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", _ATTRIBUTE_CHARACTERS)
+        self._characters = whole_number(environ, "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", general)
         self._server = _server(upstream)
         self.endpoint = endpoint(environ)
         if exporter is None and self.endpoint is not None:
@@ -213,14 +213,7 @@ class Tracing:
 
     def _text(self, value: str) -> str:
         """Text as a collector can take it: one value that is no UTF-8 would cost its whole batch."""
-        return value[: self._attribute_characters].encode(errors="replace").decode()
-
-
-def _resource(version: str) -> Resource:
-    resource = Resource.create({names.SERVICE_VERSION: version})
-    if str(resource.attributes[names.SERVICE_NAME]).startswith("unknown_service"):
-        resource = resource.merge(Resource({names.SERVICE_NAME: names.SERVICE}))
-    return resource
+        return value[: self._characters].encode(errors="replace").decode()
 
 
 def _server(upstream: str | None) -> dict[str, str | int]:

@@ -1,0 +1,254 @@
+"""Facts in, log lines out: each line is one JSON object, and one tells a response's whole life."""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from threading import Event
+from typing import Any
+
+import pytest
+from lives import TRACE, T, a_life, a_response, ended, one_of_each
+
+from gateway.domain import facts
+from gateway.domain.mode import Mode
+from gateway.domain.response import Ending, Status, Stuck
+from gateway.telemetry.logs import Logs, configure
+
+GRACE_S = 60.0
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Stalled(io.StringIO):
+    """A stdout that nobody reads, until somebody does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = Event()
+
+    def write(self, text: str) -> int:
+        self.read.wait(GRACE_S)
+        return super().write(text)
+
+
+def written(told: list[facts.Fact], *, level: Any = "info", stream: io.StringIO | None = None, **options: Any) -> str:
+    """What is in the stream after some facts."""
+    stream = stream or io.StringIO()
+    logs = configure(level, stream=stream, **options)
+    for fact in told:
+        logs.observe(fact)
+    logs.close(GRACE_S)
+    return stream.getvalue()
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def logs(stream: io.StringIO) -> Iterator[Logs]:
+    logs = configure("debug", "json", stream, clock=lambda: T)
+    yield logs
+    logs.close(GRACE_S)
+
+
+def test_a_life_leaves_its_milestones_and_one_line_that_tells_it_all() -> None:
+    found = lines(written(a_life()))
+    assert [line["event"] for line in found] == [
+        "response_created",
+        "upstream_cut",
+        "upstream_reattached",
+        "response_resumed",
+        "response_ended",
+    ]
+    assert found[-1] == {
+        "timestamp": "2026-09-21T14:13:30.000Z",
+        "level": "info",
+        "event": "response_ended",
+        "response_id": "resp_1",
+        "key": "key-1",
+        "mode": "background_stream",
+        "route": "openai",
+        "model": "gpt-5-2026-01-01",
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+        "span_id": "00f067aa0ba902b7",
+        "trace_flags": "03",
+        "late": False,
+        "source": "stream",
+        "status": "completed",
+        "ending": "terminal",
+        "duration_s": 10.0,
+        "until_started_s": 2.0,
+        "until_first_output_s": 3.0,
+        "events": 20,
+        "followed": "pumped",
+        "synthesised": False,
+        "input_tokens": 100,
+        "cached_tokens": 40,
+        "output_tokens": 50,
+        "reasoning_tokens": 30,
+        "client_polls": 2,
+        "upstream_polls": 1,
+        "attaches": 2,
+        "resumes": 1,
+        "disconnects": 1,
+        "reattaches": 1,
+        "continuation_tokens_issued": 0,
+        "continuation_tokens_redeemed": 0,
+        "contradictions": 0,
+    }
+
+
+@pytest.mark.parametrize("fact", one_of_each(), ids=lambda fact: type(fact).__name__)
+def test_every_line_about_a_response_carries_its_ids_at_the_top_level(fact: facts.Fact) -> None:
+    for line in lines(written([fact], level="debug")):
+        assert list(line)[:3] == ["timestamp", "level", "event"]
+        if isinstance(fact, facts.ResponseFact):
+            ids = (line["trace_id"], line["span_id"], line["trace_flags"], line["key"])
+            assert ids == (f"{TRACE.trace_id:032x}", f"{TRACE.span_id:016x}", "03", "key-1")
+
+
+@pytest.mark.parametrize(
+    ("fact", "level"),
+    [
+        (ended(Status.COMPLETED), "info"),
+        (ended(Status.CANCELLED), "info"),
+        (ended(Status.FAILED), "warning"),
+        (ended(Status.QUEUED, Ending.ABANDONED), "warning"),
+        (facts.Refused(T, a_response(), 429), "info"),
+        (facts.Refused(T, a_response(), 502), "warning"),
+        (facts.BecameStuck(T, a_response(stuck=Stuck.QUEUED)), "warning"),
+        (facts.Reattached(T, a_response(), 3, "failed", 1.0), "warning"),
+        (facts.RequestServed(T, "GET", "/v1/{rest}", 200, None, 0.1, 0.1), "debug"),
+        (facts.StoreFailed(T, "append", "disk full"), "error"),
+    ],
+)
+def test_what_needs_a_look_is_louder(fact: facts.Fact, level: str) -> None:
+    (line,) = lines(written([fact], level="debug"))
+    assert line["level"] == level
+
+
+def test_quieter_lines_than_asked_for_are_not_written() -> None:
+    assert [line["event"] for line in lines(written(a_life(), level="warning"))] == ["upstream_cut"]
+    assert written(a_life(), level="error") == ""
+
+
+def test_no_words_of_upstreams_and_no_owner_are_in_any_line() -> None:
+    told = [replace(fact, response=replace(fact.response, error_message="a prompt", owner="an owner"))
+            for fact in [*one_of_each(), ended(Status.FAILED)] if isinstance(fact, facts.ResponseFact)]  # fmt: skip
+    text = written([*told], level="debug")
+    assert len(text.splitlines()) > 10
+    assert "a prompt" not in text
+    assert "an owner" not in text
+
+
+def test_a_store_that_fails_all_the_time_is_one_line_a_minute() -> None:
+    failures: list[facts.Fact] = [facts.StoreFailed(T + second, "append", "disk full") for second in range(121)]
+    found = lines(written([*failures, facts.StoreFailed(T, "read", "disk full")]))
+    assert [(line["operation"], line["kept_back"]) for line in found] == [
+        ("append", 0),
+        ("append", 59),
+        ("append", 59),
+        ("read", 0),
+    ]
+
+
+def test_other_libraries_write_into_the_same_stream_in_the_same_shape(logs: Logs, stream: io.StringIO) -> None:
+    try:
+        raise ZeroDivisionError("of theirs")
+    except ZeroDivisionError:
+        logging.getLogger("aiohttp.server").exception("Error handling %s", "request")
+    logging.getLogger("aiohttp.server").info("chatter")
+    logs.close(GRACE_S)
+    (line,) = lines(stream.getvalue())
+    assert (line["event"], line["level"], line["logger"]) == ("Error handling request", "error", "aiohttp.server")
+    assert "ZeroDivisionError: of theirs" in line["exception"]
+
+
+def test_a_collector_that_is_away_is_one_line_a_minute_without_a_traceback(logs: Logs, stream: io.StringIO) -> None:
+    for _ in range(5):
+        try:
+            raise ConnectionError("refused")
+        except ConnectionError:
+            logging.getLogger("opentelemetry.sdk._shared_internal").exception("Exception while exporting Span.")
+            logging.getLogger("urllib3.connectionpool").warning("Retrying")
+    logs.close(GRACE_S)
+    (line,) = lines(stream.getvalue())
+    assert line["event"] == "Exception while exporting Span.: ConnectionError: refused"
+    assert "exception" not in line
+
+
+def test_lines_about_the_process_have_the_same_shape(logs: Logs, stream: io.StringIO) -> None:
+    logs.write("info", "listening", address="127.0.0.1:8080", tls=None)
+    logs.observer_removed(print, ValueError("bad"))
+    logs.close(GRACE_S)
+    first, second = lines(stream.getvalue())
+    assert first == {
+        "timestamp": "2026-09-21T14:13:20.000Z",
+        "level": "info",
+        "event": "listening",
+        "address": "127.0.0.1:8080",
+    }
+    assert (second["observer"], second["level"]) == ("print", "error")
+    assert second["exception"] == "ValueError: bad"
+
+
+def test_close_leaves_the_logging_of_the_process_as_it_was() -> None:
+    before = list(logging.getLogger().handlers)
+    logs = configure("info", "json", io.StringIO())
+    assert logging.getLogger().handlers != before
+    logs.close(GRACE_S)
+    assert logging.getLogger().handlers == before
+
+
+def test_a_terminal_gets_lines_for_people() -> None:
+    text = written(a_life(), stream=Terminal())
+    assert "response_ended" in text
+    assert not text.startswith("{")
+    assert written(a_life(), stream=Terminal(), format="json").startswith("{")
+
+
+def test_control_characters_from_outside_never_reach_a_terminal() -> None:
+    text = written([ended(Status.COMPLETED, model="gpt\x1b[2J\nfake line")], format="console")
+    assert "\x1b[2J" not in text
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["\udcff", 'quote" and \\', "line\nbreak", "ü€"])
+def test_whatever_a_name_is_the_line_stays_one_json_object(name: str) -> None:
+    (line,) = lines(written([ended(Status.COMPLETED, model=name, mode=Mode.STREAM)]))
+    assert line["model"] == name
+
+
+def test_a_stdout_that_nobody_reads_holds_nobody_up_and_tells_what_it_lost() -> None:
+    stalled = Stalled()
+    logs = configure("debug", "json", stalled)
+    request = facts.RequestServed(T, "GET", "/v1/{rest}", 200, None, 0.1, 0.1)
+    for _ in range(10_100):
+        logs.observe(request)
+    stalled.read.set()
+    while not any("log_lines_lost" in line for line in stalled.getvalue().splitlines()):
+        logs.observe(request)
+    logs.close(GRACE_S)
+    lost = [line for line in lines(stalled.getvalue()) if line["event"] == "log_lines_lost"]
+    assert lost[0]["lines"] >= 98
+
+
+def test_a_stream_that_was_closed_ends_no_thread() -> None:
+    stream = io.StringIO()
+    logs = configure("info", "json", stream)
+    stream.close()
+    for fact in a_life():
+        logs.observe(fact)
+    logs.close(GRACE_S)
