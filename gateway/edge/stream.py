@@ -19,6 +19,7 @@ from gateway.domain.headers import Headers, to_client
 from gateway.domain.response import Response
 from gateway.domain.sse import KEEPALIVE, with_id
 from gateway.edge.context import Context
+from gateway.edge.passthrough import abort, write
 from gateway.store.follow import follow, preamble
 from gateway.store.port import Closed, End, Page
 
@@ -76,10 +77,11 @@ async def serve(
         async with context.tracker.following(response.key):
             await answer.prepare(request)
             left = await _write(context, request, answer, response, cursor, progress)
-            await answer.write_eof()
+            async with asyncio.timeout(context.settings.write_timeout_s):
+                await answer.write_eof()
     except TimeoutError:
         left = "slow"
-        _abort(request)
+        abort(request)
     except (asyncio.CancelledError, ConnectionError):
         left = "drain" if context.readiness.refusing else "client"
         raise
@@ -123,13 +125,13 @@ async def _write(
         else:
             data = b""
         if page.end is not None and page.end.code is not None:
-            number = page.frames[-1][0] if page.frames else progress.number
+            number = max(progress.number, page.frames[-1][0] if page.frames else -1)
             data += nested_error(number, code=page.end.code, message=page.end.message or page.end.code)
         if data:
-            async with asyncio.timeout(timeout_s):
-                await answer.write(data)
+            await write(answer, data, timeout_s)
         if page.frames:
-            progress.number = page.frames[-1][0]
+            # The events of a preamble are below the cursor.
+            progress.number = max(progress.number, page.frames[-1][0])
             progress.delivered += len(page.frames)
             progress.replayed += sum(number <= response.tail for number, _ in page.frames)
     return "end"
@@ -156,8 +158,3 @@ async def _pages(context: Context, response: Response, cursor: Cursor) -> AsyncI
                 raise
             await asyncio.sleep(_STORE_RETRY_S)
             yield Page()
-
-
-def _abort(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()
