@@ -76,6 +76,8 @@ class StoreFile:
 
 def open_file(path: Path, durability: Durability) -> StoreFile:
     """Open the file, or make it. Raises Unusable, and leaves what was there as it was."""
+    # By its real name, so that nobody comes in by a link.
+    path = Path(os.path.realpath(path))
     lock = _lock(path)
     try:
         is_new = _inspect(path)
@@ -95,9 +97,9 @@ def open_file(path: Path, durability: Durability) -> StoreFile:
 
 
 def _lock(path: Path) -> int:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise Unusable(f"{path} is a directory: name a file in it")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise Unusable(f"the directory {path.parent} does not exist: create it, or store elsewhere")
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -140,7 +142,7 @@ def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability, 
     else:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
-            raise Unusable(f"{path} is damaged ({found}): put a backup in its place, or move it away")
+            raise Unusable(_damaged(path, found))
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
     return bytes(connection.execute("SELECT value FROM meta WHERE name='owner_key'").fetchone()[0])
@@ -156,9 +158,14 @@ def _create(connection: sqlite3.Connection) -> None:
 def _explained(path: Path, error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorname", "")
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return f"{path} is damaged ({error}): put a backup in its place, or move it away"
+        return _damaged(path, str(error))
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"{path} is in use by another program: stop it, or store elsewhere"
     if code.startswith("SQLITE_FULL"):
         return f"no room for {path}: free some, or store elsewhere"
     return f"{path} cannot be opened ({error}): check the disk and this user's rights"
+
+
+def _damaged(path: Path, how: str) -> str:
+    how = " ".join(how.replace("*** in database main ***", "").split())
+    return f"{path} is damaged ({how}): put a backup in its place, or move it away"

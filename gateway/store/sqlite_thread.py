@@ -84,7 +84,7 @@ class SqliteThread:
             raise StoreUnavailable(CLOSED)
 
     def ask(self, job: Callable[..., _T], *args: Any) -> "asyncio.Future[_T]":
-        """What `job(connection, *args)` returns, once the thread has come to it. SQLite's errors: StoreUnavailable."""
+        """What `job(connection, *args)` returns, once the thread has come to it; StoreUnavailable, whatever failed."""
         self.check()
         return self._run(job, *args)
 
@@ -165,5 +165,7 @@ class SqliteThread:
 def _explained(job: Callable[..., _T], db: sqlite3.Connection, *args: Any) -> _T:
     try:
         return job(db, *args)
-    except sqlite3.Error as error:
+    except StoreUnavailable:
+        raise
+    except Exception as error:
         raise StoreUnavailable(f"The store failed: {error}.") from error

@@ -1,0 +1,407 @@
+"""What only SQLite has: a file that outlives the process, fills up, breaks, and belongs to one."""
+
+import asyncio
+import os
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from given import BEGAN, Clock, a_record, an_event, completed, ended, events, given_up, logged, numbered, there
+
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.response import Body, Change
+from gateway.store.port import Closed, End, Lease, Page, Query, Unusable
+from gateway.store.sqlite import SqliteStore
+from gateway.store.sqlite_file import APPLICATION, VERSION
+
+FOREVER_S = 10.0**9
+Opener = Callable[..., Awaitable[SqliteStore]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the file is to be."""
+    return tmp_path / "responses.db"
+
+
+@pytest.fixture
+async def opened(path: Path, clock: Clock) -> AsyncIterator[Opener]:
+    """A way to open the file, again and again; what is open in the end is closed."""
+    stores: list[SqliteStore] = []
+
+    async def again(**options: Any) -> SqliteStore:
+        for store in stores:
+            await store.close()
+        store = SqliteStore(path, clock=clock, **options)
+        await store.open()
+        stores.append(store)
+        return store
+
+    yield again
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+async def store(opened: Opener) -> SqliteStore:
+    """A new store on a file."""
+    return await opened()
+
+
+def with_room(store: SqliteStore, pages: int) -> "asyncio.Future[object]":
+    """Let the file have this many pages more (of 4 KiB): the error is the one of a full disk."""
+
+    def limit(db: sqlite3.Connection) -> None:
+        (used,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count={used + pages}")
+
+    return store._thread.ask(limit)
+
+
+def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
+    """What is in the file of a store that is closed."""
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute(sql).fetchall()
+        db.commit()
+    return found
+
+
+def bytes_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def test_all_of_it_is_there_again(opened: Opener) -> None:
+    store = await opened()
+    live = await logged(store, "live", last=7)
+    body = Body(b"1", (("a", "b"),), 3)
+    await store.change("live", Change({"model": "m"}, {"resumes": 2}, "proven"), epoch=1, body=body)
+    done = await ended(store, "done", last=7)
+    lost = await logged(store, "lost", last=3)
+    await store.finish("lost", given_up(lost), tail=3, epoch=1)
+    await ended(store, "gone")
+    await store.delete("gone")
+    before = [await store.get(key) for key in ("live", "done", "lost")]
+    secret = store.owner_key
+    store = await opened(durability="fsync")
+    assert store.owner_key == secret
+    assert [response async for response in store.live()] == [before[0]]
+    assert [await store.get(key) for key in ("live", "done", "lost")] == before
+    assert list(await store.list(Query())) == before[::-1]
+    assert await store.body("live") == body
+    assert await store.find("resp_live", route="route", owner="proven") == before[0]
+    assert await store.find("resp_done", route="route", owner="owner") == before[1]
+    assert await store.buried("resp_gone", route="route")
+    assert await there(store, "live") == (numbered(0, 7), None)
+    assert await there(store, "done") == (numbered(0, 7), End())
+    assert await there(store, "lost") == (numbered(0, 3), End("response_lost", "It was lost."))
+    # And it goes on where it was.
+    assert await store.append("live", events(7, 8), tail=6, epoch=1) == 1
+    assert await store.finish("lost", completed(lost), tail=3, epoch=1)
+    assert not await store.finish("done", completed(done), tail=7, epoch=1)
+    assert (await store.create(a_record("new"))).epoch == 1
+    assert live.tail == 7
+
+
+async def test_opening_the_file_ends_all_leases_and_no_epoch_comes_twice(opened: Opener) -> None:
+    store = await opened()
+    await store.create(a_record())
+    assert await store.claim("key", "a", FOREVER_S) == Lease("key", 2)
+    store = await opened()
+    assert await store.claim("key", "b", FOREVER_S) == Lease("key", 3)
+    store = await opened()
+    assert await store.claim("key", "b", FOREVER_S) == Lease("key", 4)
+
+
+async def test_nothing_is_readable_before_it_is_committed(store: SqliteStore) -> None:
+    response = await logged(store, last=1)
+    hold = threading.Event()
+    held = store._thread.ask(lambda db: hold.wait())
+    waiting = asyncio.ensure_future(store.read("key", after=1, wait=3600))
+    appending = asyncio.ensure_future(store.append("key", events(2), tail=1, epoch=1))
+    ending = asyncio.ensure_future(store.finish("key", completed(response), events(3), tail=2, epoch=1))
+    creating = asyncio.ensure_future(store.create(a_record("new")))
+    try:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert await store.read("key", after=1) == Page()
+        assert [(await store.get("key")).tail, [r.key async for r in store.live()]] == [1, ["key"]]  # type: ignore[union-attr]
+        assert not any(task.done() for task in (waiting, appending, ending, creating))
+    finally:
+        hold.set()
+        await held
+    assert (await appending, await ending) == (1, True)
+    assert (await waiting).frames == tuple(numbered(2, 3))
+    await creating
+
+
+async def test_a_full_disk_changes_nothing_and_when_there_is_room_it_goes_on(opened: Opener, path: Path) -> None:
+    store = await opened()
+    response = await logged(store, last=1)
+    waiting = asyncio.ensure_future(store.read("key", after=1, wait=3600))
+    await with_room(store, 2)
+    big = [an_event(2, b"x" * 100_000)]
+    writes = (
+        store.append("key", big, tail=1, epoch=1),
+        store.change("key", Change({"model": "m"}, co_owner="proven"), epoch=1, body=Body(b"b")),
+        store.claim("key", "b", 30),
+        store.append("key", events(3), tail=2, epoch=2),
+        store.finish("key", completed(response), events(4), tail=3, epoch=2),
+        store.create(a_record("new", response_id="resp_new", error_message="x" * 100_000)),
+    )
+    for outcome in await asyncio.gather(*writes, return_exceptions=True):
+        assert isinstance(outcome, StoreUnavailable)
+    for again in (store, None):
+        store = again or await opened()
+        assert await store.get("key") == response
+        assert [one.key async for one in store.live()] == ["key"]
+        assert await there(store) == (numbered(0, 1), None)
+        assert await store.body("key") is None
+        assert await store.find("resp_key", route="route", owner="proven") is None
+        assert await store.find("resp_new", route="route", owner="owner") is None
+        if again:
+            assert not waiting.done()
+            await with_room(store, 1000)
+            assert await store.append("key", big, tail=1, epoch=1) == 1
+            assert (await waiting).frames == ((2, big[0].frame),)
+            await store.delete("key")
+            response = await logged(store, last=1)
+
+
+async def test_a_value_that_cannot_be_stored_fails_alone(store: SqliteStore) -> None:
+    await logged(store, last=1)
+    results = await asyncio.gather(
+        store.create(a_record("odd", response_id="resp_\udcff")),
+        store.change("key", Change({"response_id": "resp_\udcff"}), epoch=1),
+        store.append("key", events(2), tail=1, epoch=1),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [UnicodeEncodeError, UnicodeEncodeError, int]
+    assert await store.get("odd") is None
+    assert await there(store) == (numbered(0, 2), None)
+
+
+async def test_a_caller_that_is_cancelled_leaves_the_store_whole(store: SqliteStore) -> None:
+    await store.create(a_record())
+    tail = -1
+    for number in range(60):
+        writing = asyncio.ensure_future(store.append("key", events(tail + 1), tail=tail, epoch=1))
+        for _ in range(number % 6):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait([writing])
+        reading = asyncio.ensure_future(store.body("key"))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        # Whether it was written or not, a change that comes after it has it behind it.
+        await store.change("key", Change(counts={"resumes": 1}), epoch=1)
+        shown = await store.get("key")
+        assert shown is not None
+        tail = shown.tail
+    assert await there(store) == (numbered(0, tail), None)
+
+
+async def test_what_is_queued_when_it_closes_is_written(opened: Opener) -> None:
+    store = await opened()
+    await asyncio.gather(*[store.create(a_record(str(number))) for number in range(50)])
+    writes = [asyncio.ensure_future(store.append(str(n), events(0, 1), tail=-1, epoch=1)) for n in range(50)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert await asyncio.gather(*writes) == [2] * 50
+    store = await opened()
+    assert [response.tail async for response in store.live()] == [1] * 50
+
+
+async def test_no_event_of_a_log_that_is_deleted_stays_in_the_file(opened: Opener, path: Path) -> None:
+    store = await opened()
+    await store.create(a_record())
+    for number in range(600):
+        await store.append("key", events(number), tail=number - 1, epoch=1)
+    await ended(store, "unstored", last=5, stored=False)
+    await store.delete("key")
+    await store.purge(BEGAN + 10**6, retention_s=FOREVER_S, resume_window_s=1, tombstone_s=FOREVER_S)
+    await store.close()
+    assert rows(path, "SELECT * FROM batch UNION ALL SELECT 1, 1, 1, 1, 1, 1, 1 FROM doomed") == []
+    assert rows(path, "SELECT key FROM record") == [("unstored",)]
+
+
+async def test_what_could_not_be_deleted_at_once_goes_with_the_next_purge(opened: Opener, path: Path) -> None:
+    store = await opened()
+    await logged(store, last=5)
+    store._sweep = store.size  # type: ignore[method-assign,assignment]  # as if the process had died here
+    await store.delete("key")
+    store = await opened()
+    with pytest.raises(Closed):
+        await store.read("key", after=-1)
+    await store.create(a_record("new"))
+    await store.append("new", events(0), tail=-1, epoch=1)
+    assert await there(store, "new") == (numbered(0, 0), None)
+    await store.purge(BEGAN, retention_s=1, resume_window_s=1, tombstone_s=1)
+    assert await there(store, "new") == (numbered(0, 0), None)
+    await store.close()
+    assert rows(path, "SELECT count(*) FROM batch") == [(1,)]
+
+
+class TestDamage:
+    """SQLite finds no flipped bit; the store does."""
+
+    async def test_wrong_bytes_are_never_given_out(self, opened: Opener, path: Path) -> None:
+        store = await opened()
+        for key in ("whole", "broken"):
+            response = await logged(store, key, last=40)
+            await store.finish(key, completed(response), tail=40, epoch=1, body=Body(b"a body", (), 1.0))
+        await store.close()
+        damage = "UPDATE batch SET data = CAST(replace(data, 'delta', 'Delta') AS BLOB)"
+        rows(path, f"{damage} WHERE rid = 2 AND first >= 30 AND first < 33")
+        rows(path, "UPDATE body SET data = x'00' WHERE rid = 2")
+        store = await opened()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="log of broken is damaged"):
+                await there(store, "broken")
+        with pytest.raises(StoreUnavailable, match="body of broken is damaged"):
+            await store.body("broken")
+        assert (await store.read("broken", after=35)).frames == tuple(numbered(36, 40))
+        assert await there(store, "whole") == (numbered(0, 40), End())
+        assert await store.body("whole") == Body(b"a body", (), 1.0)
+        await store.delete("broken")
+
+    async def test_a_log_that_has_lost_events_is_no_end(self, opened: Opener, path: Path) -> None:
+        store = await opened()
+        await ended(store, last=5)
+        await store.close()
+        rows(path, "DELETE FROM batch WHERE first >= 3")
+        store = await opened()
+        assert (await store.read("key", after=-1)).frames == tuple(numbered(0, 2))
+        with pytest.raises(StoreUnavailable, match="lost"):
+            await store.read("key", after=2, wait=3600)
+
+    async def test_a_damaged_live_record_stops_the_start(self, opened: Opener, path: Path) -> None:
+        store = await opened()
+        await logged(store, last=1)
+        await store.close()
+        rows(path, "UPDATE record SET data = x'7b7d'")
+        with pytest.raises(Unusable, match="record of key is damaged"):
+            await opened()
+
+
+class TestUnusable:
+    """A file that cannot be used: one line that says what to do, and the file as it was."""
+
+    @staticmethod
+    def broken(path: Path, how: str) -> None:
+        head = bytearray(path.read_bytes())
+        if how == "garbage":
+            path.write_bytes(b"garbage" * 1000)
+        elif how == "short":
+            path.write_bytes(b"SQLite format 3\0")
+        elif how == "truncated":
+            path.write_bytes(head[: len(head) // 2])
+        elif how == "a broken page":
+            path.write_bytes(head[:4096] + b"\xff" * 4096 + head[8192:])
+        elif how == "a newer version":
+            struct.pack_into(">i", head, 60, VERSION + 1)
+            path.write_bytes(head)
+        else:
+            path.unlink()
+            rows(path, "CREATE TABLE notes(text)")
+
+    @pytest.mark.parametrize(
+        ("how", "message"),
+        [
+            ("garbage", "is not an SQLite database: move it away, or store elsewhere"),
+            ("short", "is not an SQLite database"),
+            ("truncated", r"is damaged \(.*\): put a backup in its place, or move it away"),
+            ("a broken page", r"is damaged \(.*\): put a backup in its place, or move it away"),
+            ("a newer version", r"is of a newer version \(2; known is 1\): run that version, or store elsewhere"),
+            ("another program", "belongs to another program: store elsewhere"),
+        ],
+    )
+    async def test_a_file_that_is_no_store_is_left_as_it_is(
+        self,
+        opened: Opener,
+        path: Path,
+        how: str,
+        message: str,
+    ) -> None:
+        store = await opened()
+        for number in range(30):
+            await ended(store, str(number), last=30)
+        await store.close()
+        self.broken(path, how)
+        before = bytes_of(path)
+        for _ in range(2):
+            with pytest.raises(Unusable, match=message) as refused:
+                await SqliteStore(path).open()
+            assert str(refused.value).startswith(str(path))
+            assert "\n" not in str(refused.value)
+        assert bytes_of(path) == before
+        assert set(os.listdir(path.parent)) == {path.name, f"{path.name}.lock"}
+
+    async def test_a_place_where_no_file_can_be_is_named(self, tmp_path: Path) -> None:
+        file = tmp_path / "file"
+        file.touch()
+        for place, message in (
+            (tmp_path, "is a directory: name a file in it"),
+            (tmp_path / "missing" / "file.db", "the directory .*missing does not exist: create it"),
+            (file / "file.db", "the directory .*file does not exist: create it"),
+            (tmp_path / ("long" * 100), "cannot write in .*: give this user the right to"),
+        ):
+            with pytest.raises(Unusable, match=message):
+                await SqliteStore(place).open()
+
+    async def test_an_empty_file_becomes_a_store(self, opened: Opener, path: Path) -> None:
+        rows(path, "SELECT 1")
+        assert bytes_of(path) == b""
+        store = await opened()
+        await logged(store, last=1)
+        head = bytes_of(path)
+        assert struct.unpack_from(">i", head, 60) == (VERSION,)
+        assert struct.unpack_from(">i", head, 68) == (APPLICATION,)
+
+    async def test_a_second_store_on_the_file_is_refused(self, store: SqliteStore, path: Path) -> None:
+        await logged(store, last=1)
+        link = path.parent / "link.db"
+        link.symlink_to(path)
+        for place in (path, link):
+            with pytest.raises(Unusable, match=r"is in use by another gateway: stop it, or store elsewhere"):
+                await SqliteStore(place).open()
+        assert await store.append("key", events(2), tail=1, epoch=1) == 1
+
+    async def test_a_second_process_is_refused(self, store: SqliteStore, path: Path) -> None:
+        await logged(store, last=1)
+        program = (
+            "import asyncio, sys\n"
+            "from gateway.store.sqlite import SqliteStore\n"
+            "asyncio.run(SqliteStore(sys.argv[1]).open())\n"
+        )
+        second = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, str(path), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        _, said = await second.communicate()
+        assert second.returncode == 1
+        assert b"is in use by another gateway" in said.splitlines()[-1]
+        assert await store.append("key", events(2), tail=1, epoch=1) == 1
+
+    async def test_another_program_cannot_write_to_it(self, store: SqliteStore, path: Path) -> None:
+        await logged(store, last=1)
+        program = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('DELETE FROM record')"
+        second = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, str(path), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        _, said = await second.communicate()
+        assert b"database is locked" in said
+
+    async def test_after_it_was_closed_it_can_be_opened(self, opened: Opener) -> None:
+        store = await opened()
+        await store.close()
+        await store.close()
+        store = await opened()
+        assert await logged(store, last=1) == replace(a_record(response_id="resp_key"), epoch=1, tail=1, logged=True)
