@@ -1,7 +1,8 @@
 """What the stories of a response's life share: how it is asked for, and how clients read it."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,10 @@ from gateway.domain.sse import Decoder
 NOON = 1_790_000_000.0
 STILL: dict[str, Any] = {"clock": lambda: NOON, "speed": 1.0}
 """For a simulator in which time passes only by `skip`."""
+
+KEY = {"Authorization": "Bearer sk-test"}
+PATIENCE_S = 60.0
+"""For what must happen; a loaded machine may take its time."""
 
 Event = dict[str, Any]
 
@@ -106,22 +111,13 @@ async def fetch(
         return Heard(answer.status, answer.headers.copy(), raw, events_in(raw) if streamed else [])
 
 
-async def pieces(
-    url: str,
-    method: str = "GET",
-    *,
-    key: str = "sk-test",
-    body: object = None,
-    headers: Mapping[str, str] | None = None,
-) -> AsyncIterator[bytes]:
-    """The bytes of one answer as they come."""
-    sent = {"Authorization": f"Bearer {key}", **(headers or {})}
-    data = None if body is None else json.dumps(body).encode()
-    async with aiohttp.ClientSession() as http, http.request(method, url, headers=sent, data=data) as answer:
-        async for piece in answer.content.iter_any():
-            yield piece
-
-
 def events_in(raw: bytes) -> list[Event]:
     """The events of a body."""
     return [json.loads(frame.data) for frame in Decoder().feed(raw)]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what nothing announces."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
