@@ -1,0 +1,110 @@
+"""Samples become rows, rows become the table; and the judgement when a row says nothing.
+
+A row of rates is void where the proxy under test was not what limited it: it neither ran nor wanted to run for more
+than `IDLE` of the time. Then the load generator, the upstream or the wait between them was measured.
+"""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.processes import Usage
+
+IDLE = 0.15
+_HEAD = ("", "bare proxy", "gateway", "ratio", "CPU bare", "CPU gateway", "CPU ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """So many units (requests, events) in the time of `usage`, by process: `proxy`, `upstream`, `generator`."""
+
+    units: int
+    usage: dict[str, Usage]
+
+    @property
+    def rate(self) -> float:
+        """Units per second."""
+        return self.units / self.usage["proxy"].wall * 1e9
+
+    @property
+    def cpu_us(self) -> float:
+        """The proxy's processor time per unit, in microseconds."""
+        return self.usage["proxy"].cpu / max(self.units, 1) / 1e3
+
+    @property
+    def busy(self) -> str:
+        """Who was busy how much of the time."""
+        return ", ".join(f"{name} {usage.busy:.0%}" for name, usage in self.usage.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table, as text; and what is to be said of it below."""
+
+    cells: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+
+Pair = tuple[Sample, Sample]
+"""The bare proxy's sample and the gateway's, taken right after each other."""
+
+
+def rate_row(name: str, pairs: Sequence[Pair], *, limited_by_proxy: bool = True) -> Row:
+    """Units per second and processor time per unit, medians over the rounds; ratios are taken within a round."""
+    bare, ours = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    ratio = f"{median(b.rate / a.rate for a, b in pairs):.2f}"
+    remarks = []
+    if limited_by_proxy:
+        for who, samples in (("bare proxy", bare), ("gateway", ours)):
+            least = min(samples, key=lambda sample: sample.usage["proxy"].busy)
+            if least.usage["proxy"].busy < 1 - IDLE:
+                remarks.append(
+                    f"{name}: rates are VOID, the {who} was not the limit ({least.busy}); CPU times still hold"
+                )
+                ratio = "void"
+    rates = (f"{median(s.rate for s in bare):,.0f}/s", f"{median(s.rate for s in ours):,.0f}/s")
+    return Row((name, *rates, ratio, *cpu_cells(pairs)), tuple(dict.fromkeys(remarks)))
+
+
+def cpu_cells(pairs: Sequence[Pair]) -> tuple[str, str, str]:
+    """Processor time per unit of both, and how many times as much the gateway takes."""
+    bare, ours = median(pair[0].cpu_us for pair in pairs), median(pair[1].cpu_us for pair in pairs)
+    ratio = median(b.cpu_us / a.cpu_us for a, b in pairs)
+    return f"{bare:,.1f} us", f"{ours:,.1f} us", f"{ratio:.1f}x"
+
+
+def plain_row(name: str, bare: str, ours: str, ratio: str = "") -> Row:
+    """A row without processor times."""
+    return Row((name, bare, ours, ratio, "", "", ""))
+
+
+def show(rows: Sequence[Row], machine: str) -> str:
+    """The table in Markdown, the machine, and what is to be said of single rows."""
+    lines = [_HEAD, *(row.cells for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    lines.insert(1, tuple("-" * width for width in widths))
+    drawn = [f"| {' | '.join(_fitted(line, widths))} |" for line in lines]
+    remarks = [f"* {remark}" for row in rows for remark in row.remarks]
+    return "\n".join([*drawn, "", machine, *remarks])
+
+
+def _fitted(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    first, *rest = zip(line, widths, strict=True)
+    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+
+
+def machine() -> str:
+    """What this ran on."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    load = "/".join(f"{value:.1f}" for value in os.getloadavg())
+    return f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, uvloop; load average {load}"
