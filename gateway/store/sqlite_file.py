@@ -104,7 +104,9 @@ def _lock(path: Path) -> int:
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Unusable(f"cannot write in {path.parent} ({error.strerror}): give this user the right to") from error
+        raise Unusable(
+            f"cannot write in {path.parent} ({error.strerror}): give this user the right to, or store elsewhere"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

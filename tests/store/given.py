@@ -1,6 +1,8 @@
 """What the stories about stores are given: records, events, endings, a clock, and a way to read a log at once."""
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+
+Opener = Callable[..., Awaitable[SqliteStore]]
+"""Opens a store on a test's one SQLite file, after it has closed the one before."""
 
 STORES: dict[str, Callable[[Path, Clock], Store]] = {
     "memory": lambda folder, clock: MemoryStore(clock),
@@ -106,3 +111,11 @@ async def there(
         if page.end is not None or not page.frames:
             return frames, page.end
         after = page.frames[-1][0]
+
+
+def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
+    """What is in the file of a store that is closed."""
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute(sql).fetchall()
+        db.commit()
+    return found

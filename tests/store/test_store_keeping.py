@@ -165,7 +165,7 @@ async def test_a_take_over_between_two_writes_of_one_moment_fences_the_second(st
         store.append("key", events(1), tail=0, epoch=1),
         return_exceptions=True,
     )
-    assert results[:2] == [1, Lease("key", 2)]
+    assert list(results[:2]) == [1, Lease("key", 2)]
     assert isinstance(results[2], Fenced)
     assert await there(store) == (numbered(0, 0), None)
 
