@@ -1,0 +1,74 @@
+"""The gateway as a user runs it: a process of its own, which can be told to stop, or killed."""
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import suppress
+from typing import Any
+
+from openai import AsyncOpenAI
+
+START_S = 60.0
+
+
+class Process:
+    """A running `responses-gateway serve`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, started: dict[str, Any]) -> None:
+        self._process = process
+        self.url: str = started["url"]
+        self.ops_url: str = started["ops_url"]
+        self._clients: list[AsyncOpenAI] = []
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def client(self, key: str = "sk-test") -> AsyncOpenAI:
+        """The real SDK, pointed at it."""
+        client = AsyncOpenAI(api_key=key, base_url=f"{self.url}/v1", max_retries=0)
+        self._clients.append(client)
+        return client
+
+    async def close(self) -> None:
+        """End it, whatever its state, and every client of it."""
+        for client in self._clients:
+            await client.close()
+        await self.kill()
+
+    async def kill(self) -> None:
+        """As kill -9 does."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.communicate()
+
+    def tell_to_stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
+    async def stopped(self) -> int:
+        """The exit status, once it is there."""
+        async with asyncio.timeout(START_S):
+            await self._process.communicate()
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+
+async def serve(upstream: str, store: str, *, port: int = 0, **settings: object) -> Process:
+    """Start a gateway and wait until it listens."""
+    flags = {"upstream": upstream, "store": store, "listen": f"127.0.0.1:{port}", "ops_listen": "127.0.0.1:0"}
+    arguments = [
+        part
+        for name, value in {**flags, "log_format": "json", **settings}.items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "serve", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(START_S):
+        while line := await process.stdout.readline():
+            said = json.loads(line)
+            if said.get("event") == "listening":
+                return Process(process, said)
+    raise AssertionError(f"the gateway did not start: exit status {await process.wait()}")
