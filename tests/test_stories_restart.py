@@ -49,7 +49,7 @@ async def until_cut(stream: Any, *, kill: Process | None = None, at: int = 0) ->
 async def eventually(look: Callable[[], Awaitable[T]], true: Callable[[T], bool]) -> T:
     """Look until it is true: another process announces nothing."""
     async with asyncio.timeout(PATIENCE_S):
-        while not true(seen := await look()):
+        while not true(seen := await look()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         return seen
 
