@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from gateway.commands.terminal import complain
+from gateway.commands.terminal import Failed, complain
 from gateway.config import SettingsError
 
 
@@ -35,6 +35,10 @@ COMMANDS = {
 
 # Examples stay as written, and no flag is guessed from its beginning.
 _STYLE: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+ABOUT = """\
+An asynchronous reverse proxy in front of the OpenAI Responses API: every background response one observable
+job, every stream resumable.
+"""
 EPILOG = """\
 to begin:
   responses-gateway demo                   see it work, no key needed
@@ -57,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         complain(str(error))
         return 2
+    except Failed as error:
+        complain(str(error))
+        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -68,20 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(asked: str | None) -> argparse.ArgumentParser:
     """The parser, with the flags of the one command that is asked for: the others need not be loaded."""
+    listed = "\n".join(f"  {name:<11}{command.about}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="responses-gateway",
-        description="An asynchronous reverse proxy in front of the OpenAI Responses API: every background response "
-        "one observable job, every stream resumable.",
-        epilog=EPILOG,
-        **_STYLE,
+        prog="responses-gateway", description=f"{ABOUT}\ncommands:\n{listed}", epilog=EPILOG, **_STYLE
     )
     parser.add_argument("--version", action="version", version=f"responses-gateway {version('responses-gateway')}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
     for name, command in COMMANDS.items():
         module = importlib.import_module(command.module) if name == asked else None
         epilog = module.EXAMPLES if module else None
-        about = command.about
-        subparser = commands.add_parser(name, help=about, description=_sentence(about), epilog=epilog, **_STYLE)
+        subparser = commands.add_parser(name, description=_sentence(command.about), epilog=epilog, **_STYLE)
         if module:
             module.add_flags(subparser)
             subparser.set_defaults(run=module.run)

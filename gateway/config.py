@@ -21,7 +21,17 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, SecretStr, Validatio
 from gateway import config_reading as reading
 from gateway.config_reading import Address, SettingsError
 
-__all__ = ["Address", "Settings", "SettingsError", "add_flags", "environment", "flags_of", "load", "table"]
+__all__ = [
+    "Address",
+    "Settings",
+    "SettingsError",
+    "add_flags",
+    "environment",
+    "flags_of",
+    "load",
+    "operators_url",
+    "table",
+]
 
 
 def _secret(value: object) -> SecretStr | None:
@@ -285,6 +295,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def environment() -> Mapping[str, str]:
     """The process's environment, for the standard OTEL_* variables: those are not the gateway's own."""
     return os.environ
+
+
+def operators_url(settings: Settings, *, environ: Mapping[str, str] | None = None) -> str:
+    """Where commands find a running gateway: GATEWAY_OPS_URL, else where `ops_listen` is to be found on this machine.
+
+    Raises SettingsError.
+    """
+    written = (os.environ if environ is None else environ).get(reading.OPS_URL_VARIABLE)
+    if not written:
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.ops_listen.host)
+        return f"http://{Address(host or settings.ops_listen.host, settings.ops_listen.port)}"
+    try:
+        return reading.base_url(written)
+    except ValueError as error:
+        raise SettingsError(f"{reading.OPS_URL_VARIABLE}={written}: {error}") from None
 
 
 def flags_of(namespace: argparse.Namespace) -> dict[str, str]:

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 PREFIX: Final = "GATEWAY_"
 FILE_VARIABLE: Final = "GATEWAY_CONFIG"
+OPS_URL_VARIABLE: Final = "GATEWAY_OPS_URL"
+_NO_SETTINGS: Final = (FILE_VARIABLE, OPS_URL_VARIABLE)
 # In a namespace with a service called "gateway" (or "gateway-x") Kubernetes puts these into every pod.
 _KUBERNETES: Final = re.compile(r"GATEWAY_(\w+_)?(SERVICE_(HOST|PORT\w*)=|PORT_\d+_\w+=|PORT=(tcp|udp|sctp)://)")
 
@@ -186,7 +188,7 @@ def given(
                 raise _unknown(f"{key} in {config_file}", key, known)
             found[key] = Given(value, f"{key} = ", f" in {config_file}")
     for key, text in environ.items():
-        if not key.startswith(PREFIX) or key == FILE_VARIABLE or not text or _KUBERNETES.match(f"{key}={text}"):
+        if not key.startswith(PREFIX) or key in _NO_SETTINGS or not text or _KUBERNETES.match(f"{key}={text}"):
             continue
         if key not in variables:
             raise _unknown(key, key.removeprefix(PREFIX), known, variable)

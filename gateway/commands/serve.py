@@ -9,7 +9,7 @@ import uvloop
 
 from gateway import config
 from gateway.app import Gateway, raise_open_files
-from gateway.commands.terminal import complain
+from gateway.commands.terminal import Failed
 from gateway.config import Settings
 from gateway.store.port import Unusable
 from gateway.telemetry.logs import Logs, configure
@@ -40,11 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         uvloop.run(_serve(settings, logs))
     except Unusable as error:
-        complain(f"the store cannot be used: {error}")
-        return 1
+        raise Failed(f"the store cannot be used: {error}") from None
     except OSError as error:
-        complain(_not_listening(settings, error))
-        return 1
+        raise Failed(_not_listening(settings, error)) from None
     finally:
         logs.close()
     return 0
@@ -70,9 +68,11 @@ async def _serve(settings: Settings, logs: Logs) -> None:
         await gateway.start()
         logs.write("info", "listening", **_where(gateway))
         await stop.wait()
-        logs.write("info", "draining", signal=told[0].name, at_most_s=settings.drain_delay_s + settings.drain_s)
         # Whoever types Ctrl-C is no load balancer that has to notice first.
-        await gateway.stop(delayed=told[0] is signal.SIGTERM)
+        delayed = told[0] is signal.SIGTERM
+        at_most_s = settings.drain_s + (settings.drain_delay_s if delayed else 0)
+        logs.write("info", "draining", signal=told[0].name, at_most_s=at_most_s)
+        await gateway.stop(delayed=delayed)
     except asyncio.CancelledError:
         logs.write("warning", "stopped_at_once", signal=told[-1].name if told else None)
     else:
@@ -91,8 +91,8 @@ def _where(gateway: Gateway) -> dict[str, str]:
 
 
 def _not_listening(settings: Settings, error: OSError) -> str:
-    """Which of the two addresses it was is in the error's text only."""
-    is_ops = str(settings.ops_listen.port) in str(error)
-    address, flag = (settings.ops_listen, "--ops-listen") if is_ops else (settings.listen, "--listen")
-    reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-    return f"cannot listen on {address}: {reason}; choose another address with {flag}"
+    """Which of the two addresses it was is in the error's text only, and not in that of a name without an address."""
+    for address, flag in ((settings.ops_listen, "--ops-listen"), (settings.listen, "--listen")):
+        if f", {address.port})" in str(error) and error.errno is not None:
+            return f"cannot listen on {address}: {os.strerror(error.errno).lower()}; choose another with {flag}"
+    return f"cannot listen: {error.strerror or error} (--listen {settings.listen}, --ops-listen {settings.ops_listen})"

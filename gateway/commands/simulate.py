@@ -8,7 +8,7 @@ import signal
 import uvloop
 from aiohttp import web
 
-from gateway.commands.terminal import complain, say
+from gateway.commands.terminal import Failed, say
 from gateway.config import Address
 from gateway.simulator import SCENARIOS, Simulator
 
@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         uvloop.run(_simulate(arguments))
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-        complain(f"cannot listen on {arguments.listen}: {reason}; choose another address with --listen")
-        return 1
+        where = arguments.listen
+        raise Failed(f"cannot listen on {where}: {reason}; choose another address with --listen") from None
     return 0
 
 

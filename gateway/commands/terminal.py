@@ -10,6 +10,10 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)
 _UNITS = ((86400.0, "d", 3600.0, "h"), (3600.0, "h", 60.0, "m"), (60.0, "m", 1.0, "s"))
 
 
+class Failed(Exception):
+    """A command cannot do what it is for; the message is the line that says why. Exit status 1."""
+
+
 def say(text: str = "") -> None:
     """Write a line, or several, to stdout, at once."""
     sys.stdout.write(text.translate(_CONTROL) + "\n")

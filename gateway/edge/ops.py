@@ -17,7 +17,7 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.edge import ops_responses
 from gateway.edge.context import Context
 from gateway.edge.ops_guard import guard
-from gateway.edge.ops_responses import CONTEXT, TAILS
+from gateway.edge.ops_responses import CONTEXT, MAX_TAILS, TAILS
 from gateway.edge.passthrough import settle_headers
 from gateway.telemetry.metrics import Metrics
 
@@ -31,7 +31,7 @@ def ops_app(context: Context, metrics: Metrics) -> web.Application:
     """What operators are served."""
     app = web.Application(middlewares=[guard(context.settings)])
     app[CONTEXT], app[_METRICS], app[_STARTED_AT] = context, metrics, context.clock()
-    app[TAILS] = set()
+    app[TAILS] = asyncio.Semaphore(MAX_TAILS)
     app.on_response_prepare.append(settle_headers)
     app.add_routes(
         [

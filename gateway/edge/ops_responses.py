@@ -4,6 +4,7 @@ Rule: no owner is asked for, so nothing that an owner said is shown unless `ops_
 upstream's id or by its key. What this process holds is newer than what the store has.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,21 +14,20 @@ from aiohttp import web
 from gateway.domain.continuation import parse_token
 from gateway.domain.errors import BadRequest, GatewayError, Overloaded, ResponseNotFound, StreamExpired, WaitsForOwner
 from gateway.domain.events import type_of
-from gateway.domain.response import Response, Status
+from gateway.domain.response import Ending, Response, Status
 from gateway.domain.sse import KEEPALIVE, Decoder, encode
 from gateway.edge.context import Context
 from gateway.edge.middleware import error_answer
 from gateway.edge.ops_story import story
 from gateway.edge.passthrough import abort, write
-from gateway.relay.live import Live
 from gateway.store.follow import follow
 from gateway.store.port import Closed, Page, Query
 
 CONTEXT = web.AppKey("context", Context)
-TAILS: web.AppKey[set[web.Request]] = web.AppKey("tails", set)
-"""The operators that follow a log just now."""
+TAILS = web.AppKey("tails", asyncio.Semaphore)
+"""Places for operators that read a log."""
 
-_MAX_TAILS = 100
+MAX_TAILS = 100
 _LIMIT, _MAX_LIMIT = 50, 500
 _SWITCH = {"true": True, "false": False}
 _FILTERS = frozenset({"live", "status", "stuck", "limit", "before"})
@@ -49,12 +49,11 @@ async def list_responses(request: web.Request) -> web.StreamResponse:
     query = _query(request)
     found = await context.store.list(Query(query.live, query.status, query.stuck, query.before, query.limit + 1))
     page = found[: query.limit]
-    now = context.clock()
-    newest = [(_newest(context, response), context.tracker.live.get(response.key)) for response in page]
+    newest = [_newest(context, response) for response in page]
     return web.json_response(
         {
             "object": "list",
-            "data": [story(response, live, now) for response, live in newest if _matches(query, response)],
+            "data": [_story(context, response) for response in newest if _matches(query, response)],
             "has_more": len(found) > len(page),
             "last_key": page[-1].key if page else None,
         }
@@ -64,8 +63,7 @@ async def list_responses(request: web.Request) -> web.StreamResponse:
 async def show(request: web.Request) -> web.StreamResponse:
     """GET /responses/{id}: one story."""
     context = request.app[CONTEXT]
-    response = await _named(context, request)
-    return web.json_response(story(response, context.tracker.live.get(response.key), context.clock()))
+    return web.json_response(_story(context, await _named(context, request)))
 
 
 async def events(request: web.Request) -> web.StreamResponse:
@@ -79,13 +77,10 @@ async def events(request: web.Request) -> web.StreamResponse:
     _known(request, frozenset({"after", "follow"}))
     after = _number(request, "after", least=0)
     pages = _pages(context, (await _named(context, request)).key, after, follows=_switch(request, "follow") is True)
-    if len(tails) >= _MAX_TAILS:
-        raise Overloaded(f"{_MAX_TAILS} operators follow events already; try again.")
-    tails.add(request)
-    try:
+    if tails.locked():
+        raise Overloaded(f"{MAX_TAILS} operators read events already; try again.")
+    async with tails:
         return await _stream(context, request, pages)
-    finally:
-        tails.discard(request)
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
@@ -98,7 +93,8 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     name = response.response_id or response.key
     live = context.tracker.live.get(response.key)
     if response.ended:
-        raise HasEnded(f"{name} has ended already ({response.ending}, status {response.status or 'none'}).")
+        final = response.status if response.ending is Ending.TERMINAL else response.ending
+        raise HasEnded(f"{name} has ended already: {final}.")
     if live is None:
         raise HasEnded(f"{name} is not in the hands of this gateway.")
     if response.response_id is None:
@@ -111,7 +107,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     polled = await context.tracker.poller.cancel(live)
     if not 200 <= polled.status < 300:
         return error_answer(polled.status, polled.body, None)
-    return web.json_response(story(live.response, context.tracker.live.get(live.key), context.clock()))
+    return web.json_response(_story(context, live.response))
 
 
 ROUTES = (
@@ -135,8 +131,13 @@ async def _named(context: Context, request: web.Request) -> Response:
     return _newest(context, found)
 
 
+def _story(context: Context, response: Response) -> dict[str, Any]:
+    live = context.tracker.live.get(response.key)
+    return story(response, live, context.clock(), content=context.settings.ops_content)
+
+
 def _newest(context: Context, response: Response) -> Response:
-    live: Live | None = context.tracker.live.get(response.key)
+    live = context.tracker.live.get(response.key)
     return live.response if live else response
 
 

@@ -9,10 +9,11 @@ from gateway.relay.live import Live
 _OWNER_CHARACTERS = 8
 
 
-def story(response: Response, live: Live | None, now: float) -> dict[str, Any]:
+def story(response: Response, live: Live | None, now: float, *, content: bool) -> dict[str, Any]:
     """Everything known of a response. Times are unix seconds, `*_s` seconds; null is "not (yet)" or "not known".
 
-    `live` is the response in this process's hands, if it is. The owner is the beginning of a hash: it tells two owners
+    `live` is the response in this process's hands, if it is. `content`: also words of upstream's, which may repeat those
+    of a client. The owner is the beginning of a hash: it tells two owners
     apart and leads to none.
     """
     trace, counts = response.trace, response.counts
@@ -25,7 +26,7 @@ def story(response: Response, live: Live | None, now: float) -> dict[str, Any]:
         "status": response.status,
         "live": not response.ended,
         "ending": response.ending,
-        "error": _error(response),
+        "error": _error(response, content=content),
         "incomplete_reason": response.incomplete_reason,
         "created_at": response.created_at,
         "ended_at": response.ended_at,
@@ -60,10 +61,10 @@ def story(response: Response, live: Live | None, now: float) -> dict[str, Any]:
     }
 
 
-def _error(response: Response) -> dict[str, str | None] | None:
+def _error(response: Response, *, content: bool) -> dict[str, str | None] | None:
     if response.error_code is None and response.error_message is None:
         return None
-    return {"code": response.error_code, "message": response.error_message}
+    return {"code": response.error_code, "message": response.error_message if content else None}
 
 
 def _since(response: Response, at: float | None) -> float | None:
