@@ -26,7 +26,7 @@ from gateway.store.port import Closed, End, Page
 OF_THE_BODY = frozenset({"content-length", "content-encoding", "cache-control", "x-accel-buffering"})
 """Headers of upstream's that do not hold for another body."""
 STREAM_HEADERS: Headers = [("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache, no-transform")]
-_GONE = End("stream_expired", "The events of this response were deleted while they were read.")
+_GONE = End("response_deleted", "The events of this response were deleted while they were read.")
 
 # A store that is down for a moment is a pause for its readers; for longer, their connection is cut.
 _STORE_PATIENCE_S = 60.0

@@ -24,6 +24,7 @@ from gateway.relay.pump import Pump
 from gateway.relay.upstream import Answer, Call, Upstream
 from gateway.telemetry.observers import Telemetry
 
+_UNANSWERED = "The gateway stopped waiting for upstream's answer; whether the response runs is not known."
 _STREAM_REFUSED = frozenset({400, 404, 405, 422, 501})
 
 
@@ -82,6 +83,9 @@ class Creation:
             )
             _answer(head, error)
             await self._ledger.end_surely(live, outcome, source="create")
+        finally:
+            # Given up, or failed in a way that nobody foresaw: whoever waits is told.
+            _answer(head, GatewayError(_UNANSWERED, headers={"x-should-retry": "false"}))
 
     async def _call(self, live: Live, call: Call) -> Answer:
         """The call; with `background_tracking=stream` as a stream first, and as it came where upstream refuses that."""

@@ -280,9 +280,6 @@ class Tracker:
             await self.ledger.end(live, outcome, source="expiry")
         except StoreUnavailable as error:
             self._telemetry.emit([StoreFailed(self._clock(), "finish", error.message)])
-            return
-        if live.task is not None:
-            live.task.cancel()
 
     async def _write(self, live: Live) -> None:
         live.written_at = time.monotonic()
@@ -300,7 +297,10 @@ class Tracker:
                 self._telemetry.emit([StoreFailed(self._clock(), "purge", error.message)])
 
     def _forget(self, live: Live) -> None:
+        """It has ended. Where somebody else than its own task ended it, that task has nothing left to wait for."""
         self.live.pop(live.key, None)
+        if live.task is not None and live.task is not asyncio.current_task():
+            live.task.cancel()
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
