@@ -8,16 +8,16 @@ from typing import Any
 
 import aiohttp
 import openai
+from conftest import PATIENCE_S, Running
 
 from gateway.domain.sse import Decoder
+from gateway.relay.live import Live
 
 NOON = 1_790_000_000.0
 STILL: dict[str, Any] = {"clock": lambda: NOON, "speed": 1.0}
 """For a simulator in which time passes only by `skip`."""
 
 KEY = {"Authorization": "Bearer sk-test"}
-PATIENCE_S = 60.0
-"""For what must happen; a loaded machine may take its time."""
 
 Event = dict[str, Any]
 
@@ -121,3 +121,9 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+def live(gateway: Running, response_id: str) -> Live:
+    """What the gateway holds of a response that has not ended."""
+    held = gateway.gateway.context.tracker.live.values()
+    return next(one for one in held if one.response.response_id == response_id)
