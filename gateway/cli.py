@@ -35,6 +35,7 @@ COMMANDS = {
 
 # Examples stay as written, and no flag is guessed from its beginning.
 _STYLE: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+NAME = "responses-gateway"
 ABOUT = """\
 An asynchronous reverse proxy in front of the OpenAI Responses API: every background response one observable
 job, every stream resumable.
@@ -77,10 +78,10 @@ def _parser(asked: str | None) -> argparse.ArgumentParser:
     """The parser, with the flags of the one command that is asked for: the others need not be loaded."""
     listed = "\n".join(f"  {name:<11}{command.about}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="responses-gateway", description=f"{ABOUT}\ncommands:\n{listed}", epilog=EPILOG, **_STYLE
+        prog=NAME, usage=f"{NAME} COMMAND ...", description=f"{ABOUT}\ncommands:\n{listed}", epilog=EPILOG, **_STYLE
     )
-    parser.add_argument("--version", action="version", version=f"responses-gateway {version('responses-gateway')}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"{NAME} {version(NAME)}")
+    commands = parser.add_subparsers(dest="command", prog=NAME, metavar="COMMAND", help=argparse.SUPPRESS)
     for name, command in COMMANDS.items():
         module = importlib.import_module(command.module) if name == asked else None
         epilog = module.EXAMPLES if module else None
