@@ -12,8 +12,8 @@ _OWNER_CHARACTERS = 8
 def story(response: Response, live: Live | None, now: float, *, content: bool) -> dict[str, Any]:
     """Everything known of a response. Times are unix seconds, `*_s` seconds; null is "not (yet)" or "not known".
 
-    `live` is the response in this process's hands, if it is. `content`: with upstream's own words, which may repeat those
-    of a client. The owner is the beginning of a hash: it tells two owners apart and leads to none.
+    `live` is the response in this process's hands, if it is. `content`: with upstream's own words, which may repeat a
+    client's. The owner is the beginning of a hash: it tells two owners apart and leads to none.
     """
     trace, counts = response.trace, response.counts
     return {
