@@ -15,7 +15,8 @@ _BOM = b"\xef\xbb\xbf"
 # An atomic group keeps CRLF whole: without it a lone CRLF would match as CR + LF, that is, as a blank line.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r|$)")
-_PLAIN = re.compile(rb"(?:event: ?([^\n\r]*)\n)?data: ?([^\n\r]*)\n\n")
+# For blocks without a CR: there a search for two LFs and this pattern are several times faster than the general way.
+_PLAIN = re.compile(rb"(?:event: ?(.*)\n)?data: ?(.*)\n\n")
 _OF_THE_CONNECTION = frozenset({b"id", b"retry"})
 
 
@@ -42,18 +43,20 @@ class Decoder:
     `limit` is the largest event in bytes; `feed` raises `EventTooLarge` beyond it.
     """
 
-    __slots__ = ("_buffer", "_limit", "_scanned", "_started")
+    __slots__ = ("_buffer", "_carriage_returns", "_limit", "_scanned", "_started")
 
     def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
         self._buffer = bytearray()
         self._limit = limit
         self._scanned = 0
         self._started = False
+        self._carriage_returns = False
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Take the next chunk, return the frames that it completes."""
         buffer = self._buffer
         buffer += chunk
+        self._carriage_returns = self._carriage_returns or b"\r" in chunk
         if not self._started:
             if len(buffer) < len(_BOM) and _BOM.startswith(bytes(buffer)):
                 return []
@@ -69,8 +72,7 @@ class Decoder:
     def _cut(self, *, final: bool) -> list[Frame]:
         buffer, frames, start = self._buffer, [], 0
         position = self._scanned
-        while boundary := _BLANK_LINE.search(buffer, position):
-            stop = boundary.end()
+        while (stop := self._blank_line(position)) > 0:
             if stop == len(buffer) and buffer[stop - 1] == 0x0D and not final:
                 break  # a CR at the very end may be half of a CRLF
             frame = _frame(bytes(buffer[start:stop]))
@@ -84,9 +86,17 @@ class Decoder:
             raise EventTooLarge(f"an event of more than {self._limit} bytes")
         return frames
 
+    def _blank_line(self, position: int) -> int:
+        """Where the next blank line after a position ends; 0: there is none yet."""
+        if not self._carriage_returns:
+            found = self._buffer.find(b"\n\n", position)
+            return found + 2 if found >= 0 else 0
+        boundary = _BLANK_LINE.search(self._buffer, position)
+        return boundary.end() if boundary else 0
+
 
 def _frame(block: bytes) -> Frame | None:
-    if plain := _PLAIN.fullmatch(block):
+    if b"\r" not in block and (plain := _PLAIN.fullmatch(block)):
         return Frame(plain[1] or b"", plain[2], block)
     event, data, kept, whole = b"", [], [], True
     for line, ending in _LINE.findall(block.lstrip(b"\r\n")):
