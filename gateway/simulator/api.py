@@ -51,7 +51,6 @@ class Simulator:
         for (method, path), handler in control.ROUTES.items():
             app.router.add_route(method, control.PREFIX + path, handler)
         app.on_response_prepare.append(self._dress)
-        app.on_startup.append(self._start)
         app.on_shutdown.append(self._stop)
         return app
 
@@ -93,9 +92,6 @@ class Simulator:
         """A response's status, whoever asks; None if it is not known (any more)."""
         record = self._world.records.get(response_id)
         return None if record is None or record.stopped else self._world.status(record)
-
-    async def _start(self, app: web.Application) -> None:
-        self._world.closing = False
 
     async def _stop(self, app: web.Application) -> None:
         await self._world.close()

@@ -83,7 +83,6 @@ class World:
         self.seen = SeenLog()
         self.records: dict[str, Record] = {}
         self.sockets: set[web.WebSocketResponse] = set()
-        self.closing = False
         self._clock = clock
         self._skipped_s = 0.0
         self._created = 0
@@ -161,7 +160,6 @@ class World:
 
     async def close(self) -> None:
         """The server stops: end every wait."""
-        self.closing = True
         self.cut()
         for socket in list(self.sockets):
             await socket.close(code=1001)
@@ -174,8 +172,8 @@ class World:
         while record.reaches(age_s):
             if connection.gone:
                 raise Interrupted(None)
-            if self.closing or connection.order is not None:
-                raise Interrupted(connection.order or "reset")
+            if connection.order is not None:
+                raise Interrupted(connection.order)
             left_s = (age_s - self.age(record)) / self.speed
             if left_s <= 0:
                 return

@@ -97,6 +97,16 @@ def acting(name: str, **settings: Any) -> dict[str, Any]:
     return {"metadata": {"scenario": name, **{key: str(value) for key, value in settings.items()}}}
 
 
+async def raw_request(at: Scene, body: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A create over a bare connection, once the simulator is at work on it."""
+    raw = json.dumps(body).encode()
+    head = f"POST /v1/responses HTTP/1.1\r\nHost: simulator\r\nContent-Length: {len(raw)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection(at.server.host, at.server.port)
+    writer.write(head.encode() + raw)
+    await eventually(at.simulator.connections)
+    return reader, writer
+
+
 async def eventually(condition: Callable[[], object]) -> None:
     """Return once it is so, in the server of this same loop."""
     async with asyncio.timeout(30):

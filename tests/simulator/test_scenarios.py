@@ -17,6 +17,7 @@ from scene import (
     eventually,
     finished_stream,
     numbers,
+    raw_request,
     staged,
     types,
     until_cut,
@@ -57,6 +58,24 @@ async def test_a_stream_that_is_cut_is_whole_when_it_is_resumed(
         got += await (all_of(again) if resume == how_it_is_resumed else until_cut(again))
     assert numbers(got) == list(range(len(got)))
     assert types(got)[-1] == "response.completed"
+
+
+@pytest.mark.parametrize(("name", "ends", "whole"), [("drops", "reset", True), ("drops_within", "closed", False)])
+async def test_a_cut_is_a_reset_or_an_end_within_an_event(still: Scene, name: str, ends: str, whole: bool) -> None:
+    reader, writer = await raw_request(still, {**STREAMED, **acting(name)})
+    still.simulator.skip(60)
+    got = b""
+    try:
+        while more := await reader.read(65536):
+            got += more
+        ended = "closed"
+    except ConnectionResetError:
+        ended = "reset"
+    writer.close()
+    assert ended == ends
+    assert got.count(b"event: ") == (12 if whole else 13)
+    assert (got.rstrip().endswith(b"}")) == whole
+    assert not got.endswith(b"0\r\n\r\n")
 
 
 async def test_a_stream_that_closes_ends_cleanly_without_its_end(still: Scene) -> None:
@@ -174,9 +193,15 @@ async def test_a_rate_limited_create_gets_through_when_it_is_repeated(still: Sce
     await patient.responses.create(**ASK, background=True, **acting("rate_limited", retry_after_s=0.01))
     seen = still.simulator.asked("/responses", "POST")
     assert [one.header("X-Stainless-Retry-Count") for one in seen] == ["0", "1", "2"]
-    answer, body = await still.call("POST", "/v1/responses", json={**ASK, **acting("rate_limited")})
-    assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
-    assert body["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_the_next_create_of_the_same_body_is_limited_anew(still: Scene) -> None:
+    body = {**ASK, "background": True, **acting("rate_limited")}
+    answers = [await still.call("POST", "/v1/responses", json=body) for _ in range(4)]
+    assert [answer.status for answer, _ in answers] == [429, 429, 200, 429]
+    refused, error = answers[0]
+    assert refused.headers["Retry-After"] == "1"
+    assert error["error"]["code"] == "rate_limit_exceeded"
 
 
 async def test_every_second_poll_may_be_refused(still: Scene) -> None:

@@ -38,6 +38,7 @@ async def test_a_foreground_stream_begins_in_progress_and_numbers_every_event_fr
 async def test_a_background_create_is_queued_then_runs_then_is_done_whoever_is_connected(still: Scene) -> None:
     created = await still.client.responses.create(**ASK, background=True)
     assert (created.status, created.output, created.usage, created.completed_at) == ("queued", [], None, None)
+    assert "billing" not in created.to_dict()
     still.simulator.skip(1)
     running = await still.client.responses.retrieve(created.id)
     assert (running.status, running.output, running.service_tier) == ("in_progress", [], "auto")
