@@ -55,6 +55,8 @@ class Target:
 
 _PREFIX = re.compile(r"/(?P<azure>openai/)?(?P<v1>v1)(?:/(?P<rest>.*))?|/openai/(?P<origin>.*)", re.DOTALL)
 _RESPONSES = re.compile(r"responses(?:/(?P<id>[^/]+)(?:/(?P<action>[^/]+))?)?/?")
+# What an upstream may still read as a path to responses: it may decode, merge slashes or not mind the case.
+_SPELT_ODDLY = re.compile(r"[/\\]*(?:v1[/\\]+)*responses(?:[/\\;]|$)", re.IGNORECASE)
 _NO_IDS = frozenset({"compact", "input_tokens"})
 _ACTIONS = {None: Kind.RESPONSE, "cancel": Kind.CANCEL, "input_items": Kind.INPUT_ITEMS}
 
@@ -63,7 +65,8 @@ def target(route: Route, raw_path: str, raw_query: str) -> Target:
     """Read a request's path, as sent.
 
     Raises `NotFound` outside the prefixes, `PathNotAllowed` for dot segments, in any encoding: they could lead out of
-    upstream's base path.
+    upstream's base path; and, where the gateway holds the credential, for a path to a response that is not written
+    plainly: it could lead past the question whose response that is.
     """
     found = _PREFIX.fullmatch(raw_path)
     if found is None:
@@ -78,6 +81,8 @@ def target(route: Route, raw_path: str, raw_query: str) -> Target:
     if any(segment in (".", "..") for segment in re.split(r"[/\\]", unquote(unquote(rest)))):
         raise PathNotAllowed("The path has a '.' or '..' segment; send the path that you mean.")
     query = "&".join(part for part in (route.base.raw_query_string, raw_query) if part)
+    if route.credential is not None and _SPELT_ODDLY.match(unquote(rest)) and not _RESPONSES.fullmatch(rest):
+        raise PathNotAllowed("Write the path to a response plainly: /responses/{id}.")
     path = f"{prefix}/{rest}" if found["rest"] is not None or not found["v1"] else prefix
     return _classified(path, query, prefix, rest)
 
