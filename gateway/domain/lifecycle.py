@@ -15,6 +15,7 @@ poller may all return the same `Outcome` and exactly one of them counts. Called 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from gateway.domain.events import ERROR, LIFE_CYCLE, Event
 from gateway.domain.facts import BecameStuck, Contradicted, Fact, FirstOutput, Recovered, StatusChanged
@@ -86,7 +87,7 @@ class Patience:
 
 
 def receive(response: Response, events: Sequence[Event], at: float) -> Step:
-    """Fold a batch of events, in log order, into a response that has not ended."""
+    """Fold a batch of events, in log order, into a response that has not ended; the last one taken is its tail then."""
     facts: list[Fact] = []
     body: bytes | None = None
     ended: Response | None = None
@@ -114,9 +115,8 @@ def receive(response: Response, events: Sequence[Event], at: float) -> Step:
         facts.append(_contradiction(response, at, "after_terminal", f"{len(events) - taken} events"))
     if not taken:
         return Step(response)
-    response, recovered = _moved(response, at)
     last = events[taken - 1]
-    response = replace(response, last_event=last.type)
+    response, recovered = _moved(response, at, last_event=last.type, tail=last.number, logged=True)
     outcome = None
     if ended:
         response = _ended(response, Ending.TERMINAL, at)
@@ -137,7 +137,7 @@ def observe(response: Response, snapshot: Snapshot, at: float) -> Step:
         return Step(response, tuple(facts))
     changed = after.status is not response.status or snapshot.fingerprint != response.fingerprint
     if changed:
-        after, recovered = _moved(replace(after, fingerprint=snapshot.fingerprint), at)
+        after, recovered = _moved(after, at, fingerprint=snapshot.fingerprint)
         facts += recovered
     outcome = None
     if after.terminal:
@@ -217,9 +217,10 @@ def _told(response: Response, snapshot: Snapshot | None, status: Status, at: flo
     return response, facts
 
 
-def _moved(response: Response, at: float) -> tuple[Response, tuple[Fact, ...]]:
+def _moved(response: Response, at: float, **also: Any) -> tuple[Response, tuple[Fact, ...]]:
+    """Progress, and what came with it: in one copy, for this happens with every batch."""
     reason = response.stuck
-    response = replace(response, progress_at=at, stuck=None, stuck_at=None)
+    response = replace(response, progress_at=at, stuck=None, stuck_at=None, **also)
     return response, () if reason is None else (Recovered(at, response, reason),)
 
 

@@ -46,7 +46,7 @@ class Ledger:
         await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
         if live.response is not base:
             step = receive(live.response, events, at)
-        live.response = replace(step.response, tail=events[-1].number, logged=True)
+        live.response = step.response
         size = sum(len(event.frame) for event in events)
         live.logged_bytes += size
         appended = Appended(at, live.response, len(events), size, time.perf_counter() - began)
