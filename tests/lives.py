@@ -120,5 +120,5 @@ def one_of_each() -> list[Fact]:
         Untracked(T, "store"),
         RequestServed(T, "GET", "/v1/responses/{id}", 200, None, 0.004, 0.005),
     ]
-    found = {type(fact): fact for fact in [*a_life(), *others]}
-    return list(found.values())
+    found = {type(fact): fact for fact in reversed([*a_life(), *others])}
+    return list(reversed(found.values()))

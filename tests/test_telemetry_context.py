@@ -3,7 +3,6 @@
 import ast
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from lives import T, a_life, a_response
@@ -22,11 +21,9 @@ CALLER = f"00-{0xABC:032x}-{0xDEF:016x}-01"
 PACKAGE = Path(gateway.__file__).parent
 
 
-async def drawn(
-    traceparent: str | None, tracestate: str | None = None, *, trust: Any = "parent", **environ: str
-) -> tuple[Tracing, Trace]:
+async def drawn(traceparent: str | None, tracestate: str | None = None, **environ: str) -> tuple[Tracing, Trace]:
     tracing = Tracing(environ, exporter=InMemorySpanExporter())
-    return tracing, tracing.draw(traceparent, tracestate, trust=trust)
+    return tracing, tracing.draw(traceparent, tracestate, trust="parent")
 
 
 async def test_a_callers_trace_is_gone_on_with() -> None:
@@ -77,10 +74,14 @@ async def test_a_linked_caller_is_a_link_from_the_server_span_of_a_trace_of_our_
 
 
 async def test_an_ignored_caller_leaves_no_sign() -> None:
-    tracing, trace = await drawn(CALLER, "vendor=1", trust="ignore")
-    assert (trace.remote_span_id, trace.state) == (None, "")
-    assert trace.trace_id != 0xABC
+    memory = InMemorySpanExporter()
+    tracing = Tracing({}, exporter=memory)
+    trace = tracing.draw(CALLER, "vendor=1", trust="ignore")
+    tracing.observe(facts.Created(T, a_response(trace=trace)))
     await tracing.close(GRACE_S)
+    (span,) = memory.get_finished_spans()
+    assert (trace.remote_span_id, trace.state, span.parent, span.links) == (None, "", None, ())
+    assert trace.trace_id != 0xABC
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], fl
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
+        if sample.name.startswith("responses_gateway_")
     }
 
 
@@ -87,6 +88,7 @@ def test_one_life_is_counted_once_in_everything_that_it_touches() -> None:
     seen = {key: value(metrics, key[0], **dict(key[1:])) for key in expected}  # type: ignore[arg-type]
     assert seen == expected
     assert total(metrics, "responses_live") == 0
+    assert total(metrics, "disconnects_total") == 1, "one that read to the end did not disconnect"
 
 
 @pytest.mark.parametrize("fact", one_of_each(), ids=lambda fact: type(fact).__name__)
@@ -115,6 +117,8 @@ def test_live_responses_move_from_status_to_status() -> None:
         if live not in seen:
             seen.append(live)
     assert seen == [[1, 0], [0, 1], [0, 0]]
+    live = [dict(labels)["status"] for name, labels in samples(metrics) if name == "responses_gateway_responses_live"]
+    assert set(live) == {"none", "queued", "in_progress"}
 
 
 def test_a_response_without_a_status_yet_is_live_all_the_same() -> None:

@@ -129,7 +129,9 @@ async def test_the_generation_span_tells_the_whole_life() -> None:
 
 
 async def test_usage_is_on_the_generation_span_alone() -> None:
-    spans = await exported([fact for fact in a_life() if not isinstance(fact, facts.Detached)])
+    life = [fact for fact in a_life() if not isinstance(fact, facts.Detached)]
+    done = next(fact.response for fact in life if isinstance(fact, facts.Ended))
+    spans = await exported([*life, facts.UpstreamPolled(T + 10, done, "terminal", 200, 0.1)])
     assert [name for name, span in spans.items() if any("usage" in key for key in attributes(span))] == ["chat gpt-5"]
 
 
