@@ -13,7 +13,8 @@ class Live:
     """One response in hand. Only the relay changes it; `ledger` writes it down.
 
     `response` is the newest value, `saved` the one that the store has; `unsaved` are counts not yet added there.
-    `credential` are the newest owner's headers, in memory only; None: the response waits for its owner.
+    `credential` are the newest owner's headers, in memory only; None: the response waits for its owner. `spare` are
+    those before: an owner may come back with an old credential that upstream does not take any more.
     `created`: upstream has answered the create. `logged_bytes`: what this process has logged of it. `written_at`: when
     its changes were last written down by the clock (loop time).
     `shown`: the status that a client's poll saw last; `token_open`: a continuation token waits to be redeemed.
@@ -24,6 +25,7 @@ class Live:
     response: Response
     epoch: int
     credential: Headers | None = None
+    spare: Headers | None = None
     body: Body | None = None
     saved: Response = field(init=False)
     unsaved: dict[str, int] = field(default_factory=dict)
@@ -57,6 +59,18 @@ class Live:
     def waits_for_owner(self) -> bool:
         """Nothing can be asked of upstream until an owner makes a request."""
         return self.credential is None and not self.response.ended
+
+    def heard(self, credential: Headers) -> None:
+        """An owner made a request with this credential."""
+        if credential != self.credential:
+            self.credential, self.spare = credential, self.credential
+
+    def refused(self, credential: Headers | None) -> None:
+        """Upstream refused this credential: the other one is used, without one the response waits for its owner."""
+        if credential == self.spare:
+            self.spare = None
+        if credential == self.credential:
+            self.credential, self.spare = self.spare, None
 
     def count(self, **increments: int) -> None:
         """Count something that happened; written down with the next change."""

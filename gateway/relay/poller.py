@@ -87,10 +87,6 @@ class Poller:
         if not live.connected:
             self._schedule(live, min(self._settings.poll_waiting_s, max(0.0, live.due - time.monotonic())))
 
-    def refused(self, live: Live) -> None:
-        """Upstream refused the credential: wait for an owner with a newer one."""
-        live.credential = None
-
     async def run(self) -> None:
         """The scheduler: never ends."""
         while True:
@@ -130,14 +126,15 @@ class Poller:
         Raises the `UpstreamError` where there was no answer, and `StoreUnavailable`.
         """
         began, at = time.monotonic(), self._clock()
-        call = Call("POST", cancel_url(self._route, live.response), _headers(live))
+        credential = live.credential
+        call = Call("POST", cancel_url(self._route, live.response), _headers(credential))
         status, headers, body = await self._fetch(call)
         self._telemetry.emit([Cancelled(at, live.response, status, time.monotonic() - began)])
         outcome: PollOutcome = "error"
         if 200 <= status < 300:
             outcome = await self._told(live, body, headers, source="cancel")
         elif status in _UNAUTHORISED:
-            self.refused(live)
+            live.refused(credential)
         return Polled(status, headers, body, outcome)
 
     def slowed(self, live: Live) -> bool:
@@ -153,11 +150,11 @@ class Poller:
     async def _ask(self, live: Live) -> Polled:
         began, at = time.monotonic(), self._clock()
         outcome: PollOutcome = "error"
-        status = 0
+        status, credential = 0, live.credential
         live.count(upstream_polls=1)
         retry_after = 0.0
         try:
-            call = Call("GET", retrieve_url(self._route, live.response), _headers(live))
+            call = Call("GET", retrieve_url(self._route, live.response), _headers(credential))
             status, headers, body = await self._fetch(call)
             live.reachable = status < 500
             retry_after = retry_after_s(headers)
@@ -165,7 +162,7 @@ class Poller:
                 live.misses, live.missed_since = 0, None
                 outcome = await self._told(live, body, headers, source="poll")
             else:
-                await self._denied(live, status)
+                await self._denied(live, status, credential)
             return Polled(status, headers, body, outcome)
         except UpstreamError:
             live.reachable = False
@@ -205,9 +202,9 @@ class Poller:
             return "terminal"
         return "changed" if changed else "unchanged"
 
-    async def _denied(self, live: Live, status: int) -> None:
+    async def _denied(self, live: Live, status: int, credential: Headers | None) -> None:
         if status in _UNAUTHORISED:
-            self.refused(live)
+            live.refused(credential)
         if status != 404:
             return
         now = time.monotonic()
@@ -273,8 +270,8 @@ def _number(text: str) -> float:
         return 0.0
 
 
-def _headers(live: Live) -> Headers:
-    return [*(live.credential or ()), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
+def _headers(credential: Headers | None) -> Headers:
+    return [*(credential or ()), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
 
 
 def _done(live: Live) -> None:

@@ -190,13 +190,13 @@ class Pump:
             if live.response.ended:
                 return None
             pause = min(max(pause, _FIRST_RETRY_S) * 2, self._settings.upstream_retry_max_s) * random.uniform(0.8, 1)
-            began = self._clock()
+            began, credential = self._clock(), live.credential
             answer = await self._ask(live, numbering.tail)
             outcome = "failed"
             if answer is not None and answer.ok and answer.is_event_stream:
                 outcome = "resumed"
             elif answer is not None and answer.status in _UNAUTHORISED:
-                self._poller.refused(live)
+                live.refused(credential)
             elif answer is not None and answer.status not in _TRY_AGAIN:
                 outcome = "refused"
             elif answer is not None:

@@ -119,7 +119,7 @@ class Tracker:
         if live is None:
             return None
         waited = live.credential is None
-        live.credential = self._route.credential or credential or None
+        live.heard(self._route.credential or credential)  # empty where upstream asks for none
         if waited and live.credential is not None:
             self._take_up(live)
         return live
