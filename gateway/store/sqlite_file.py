@@ -81,6 +81,8 @@ def open_file(path: Path, durability: Durability) -> StoreFile:
     lock = _lock(path)
     try:
         is_new = _inspect(path)
+        if is_new:
+            _make(path)
         connection = sqlite3.connect(path, isolation_level=None, timeout=0)
         try:
             owner_key = _set_up(connection, path, durability, is_new=is_new)
@@ -113,6 +115,14 @@ def _lock(path: Path) -> int:
         os.close(lock)
         raise Unusable(f"{path} is in use by another gateway: stop it, or store elsewhere") from error
     return lock
+
+
+def _make(path: Path) -> None:
+    """An empty file, for this user alone, as what people are answered will be in it; SQLite's other files follow it."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise Unusable(f"{path} cannot be written ({error.strerror}): give this user the right to") from error
 
 
 def _inspect(path: Path) -> bool:

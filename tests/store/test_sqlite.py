@@ -1,7 +1,9 @@
 """What only SQLite has: a file that outlives the process, fills up, breaks, and belongs to one."""
 
 import asyncio
+import os
 import sqlite3
+import stat
 import threading
 from pathlib import Path
 
@@ -161,6 +163,17 @@ async def test_a_caller_that_is_cancelled_leaves_the_store_whole(store: SqliteSt
         assert shown is not None
         tail = shown.tail
     assert await there(store) == (numbered(0, tail), None)
+
+
+async def test_nobody_else_on_the_machine_may_read_its_files(opened: Opener, path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        store = await opened()
+        await logged(store, last=5)
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(mask)
+    assert modes == dict.fromkeys((path.name, f"{path.name}-wal", f"{path.name}.lock"), 0o600)
 
 
 async def test_what_is_queued_when_it_closes_is_written(opened: Opener) -> None:
