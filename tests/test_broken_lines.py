@@ -162,22 +162,25 @@ async def test_a_stopping_gateway_refuses_new_work_and_closes_the_line(parts, ga
 
 
 async def test_a_request_in_flight_ends_before_the_gateway_stops(parts, gateway_for):
-    asked_for, go_on = asyncio.Event(), asyncio.Event()
+    half_there = asyncio.Event()
 
     async def script(asked: Asked) -> None:
-        asked_for.set()
-        await go_on.wait()
+        assert await asked.exactly(5) == b"first"
+        half_there.set()
+        assert await asked.exactly(6) == b"second"
         await asked.send(OK)
 
     upstream = await scripted_upstream(parts, script)
     gateway = await gateway_for(upstream.url)
     line = await dial(parts, gateway.url)
-    await line.send(b"GET /v1/models HTTP/1.1\r\nHost: g\r\n\r\n")
+    await line.send(b"PUT /v1/files/f HTTP/1.1\r\nHost: g\r\nContent-Length: 11\r\n\r\nfirst")
     async with asyncio.timeout(PATIENCE_S):
-        await asked_for.wait()
+        await half_there.wait()
 
     async def finish() -> bytes:
-        go_on.set()
+        refused = await exchange(parts, gateway.url, b"GET /v1/models HTTP/1.1\r\nHost: g\r\n\r\n")
+        assert status_of(refused) == 503
+        await line.send(b"second")
         return await line.rest()
 
     _, answer = await asyncio.gather(gateway.gateway.stop(), finish())

@@ -115,18 +115,13 @@ async def _join(context: Context, request: web.Request, response: web.StreamResp
 
     request.protocol.set_parser(cast(Any, client))
     connection.set_parser(upstream, upstream.reader)
-    try:
-        ends = await asyncio.gather(
-            _copy(client.reader, outgoing.write, then=upstream.reader),
-            _copy(upstream.reader, to_client, then=client.reader),
-            return_exceptions=True,
-        )
-        if any(isinstance(end, TimeoutError) for end in ends):
-            abort(request)
-    finally:
-        # A client may close right after its last frame.
-        if connection.is_connected() and (rest := client.reader.read_nowait()):
-            connection.transport.write(rest)
+    ends = await asyncio.gather(
+        _copy(client.reader, outgoing.write, then=upstream.reader),
+        _copy(upstream.reader, to_client, then=client.reader),
+        return_exceptions=True,
+    )
+    if any(isinstance(end, TimeoutError) for end in ends):
+        abort(request)
 
 
 async def _copy(
