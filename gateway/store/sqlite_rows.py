@@ -79,14 +79,17 @@ def commit(db: sqlite3.Connection, writes: Sequence[Write]) -> None:
             _removed(tables, write)
         else:
             _written(tables, write, write.after.entry)
-    _in_one(db, ((sql, rows) for sql, rows in tables.items() if rows))
+    _in_one(db, [step for sql, rows in tables.items() for step in _steps(sql, rows)])
 
 
-def _in_one(db: sqlite3.Connection, statements: Iterable[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
+def _in_one(db: sqlite3.Connection, steps: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+    if len(steps) == 1:
+        db.execute(*steps[0])  # a transaction by itself
+        return
     db.execute("BEGIN IMMEDIATE")
     try:
-        for sql, rows in statements:
-            _execute(db, sql, rows)
+        for sql, values in steps:
+            db.execute(sql, values)
         db.execute("COMMIT")
     except BaseException:
         # A full disk has rolled back by itself.
@@ -106,17 +109,17 @@ _RECORD_GONE = "DELETE FROM record WHERE rid=?"
 _DOOMED = "INSERT OR IGNORE INTO doomed VALUES(?)"
 _TOMBSTONE = "INSERT OR REPLACE INTO tombstone VALUES(?,?,?)"
 _ORDER = (_BATCH, _RECORD, _ALIAS_GONE, _ALIAS, _BODY, _BODY_GONE, _RECORD_GONE, _DOOMED, _TOMBSTONE)
-_SEVERAL = {_BATCH: 6, _RECORD: 9}
+_SEVERAL = frozenset({_BATCH, _RECORD})
+_ROWS_PER_STEP = 32
 
 
-def _execute(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    at = 0
-    if sql in _SEVERAL:
-        for count in (32, 4):
-            while len(rows) - at >= count:
-                db.execute(_for_rows(sql, count), tuple(chain.from_iterable(rows[at : at + count])))
-                at += count
-    db.executemany(sql, rows[at:])
+def _steps(sql: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    if sql not in _SEVERAL:
+        yield from ((sql, row) for row in rows)
+        return
+    for start in range(0, len(rows), _ROWS_PER_STEP):
+        some = rows[start : start + _ROWS_PER_STEP]
+        yield _for_rows(sql, len(some)), tuple(chain.from_iterable(some))
 
 
 @cache
