@@ -24,20 +24,25 @@ from gateway.edge.context import Context
 from gateway.edge.owners import asks_for_stream, caller, owned, require_owner
 from gateway.edge.passthrough import forward, received, relay, upstream_headers
 from gateway.relay.live import Live
-from gateway.relay.routing import Target, url
+from gateway.relay.routing import Target, retrieve_url, url
 from gateway.relay.upstream import Answer, Call
 
+# An answer that the gateway reads too has to be readable.
+_ENCODING = frozenset({"accept-encoding"})
+_IDENTITY = ("Accept-Encoding", "identity")
 # A poll with any other query field asks for something that a stored snapshot may not show.
 _ANSWERED_HERE = frozenset({"stream", "starting_after", "api-version", "include_obfuscation"})
 
-Told = Callable[[Context, web.Request, Response | None, Answer, bytes], Awaitable[None]]
+Told = Callable[[Context, web.Request, Response, Answer, bytes], Awaitable[None]]
 
 
 async def retrieve(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
     """Answer a `GET /responses/{id}`: a poll, or with `stream=true` a stream from the cursor on."""
     response = await owned(context, request, target.response_id)
+    if response is None and asks_for_stream(request):
+        response = await _proven(context, request, target)
     if response is None:
-        return await _ask(context, request, target, None, _proven)
+        return await _ask_for_stranger(context, request, target, _observed)
     live = context.tracker.heard_from(response.key, credential(received(request)))
     streamed = asks_for_stream(request)
     if streamed and response.logged:
@@ -53,14 +58,17 @@ async def retrieve(context: Context, request: web.Request, target: Target) -> we
 async def cancel(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
     """Answer a `POST /responses/{id}/cancel`: upstream decides, its answer updates the record."""
     response = await owned(context, request, target.response_id)
-    if response is not None:
-        context.tracker.heard_from(response.key, credential(received(request)))
+    if response is None:
+        return await _ask_for_stranger(context, request, target, _cancelled)
+    context.tracker.heard_from(response.key, credential(received(request)))
     return await _ask(context, request, target, response, _cancelled)
 
 
 async def delete(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
     """Answer a `DELETE /responses/{id}`: upstream decides; what it deleted is deleted here too."""
     response = await owned(context, request, target.response_id)
+    if response is None:
+        return await _ask_for_stranger(context, request, target, _deleted)
     return await _ask(context, request, target, response, _deleted)
 
 
@@ -94,28 +102,65 @@ async def _stream(
     return await stream.serve(context, request, response, cursor, kind=kind, headers=headers)  # type: ignore[arg-type]
 
 
+async def _ask_for_stranger(context: Context, request: web.Request, target: Target, told: Told) -> web.StreamResponse:
+    """Ask upstream for somebody who is not known to own the response, if it is known at all."""
+    known = await _known(context, target)
+    if known is None:
+        return await forward(context, request, target)
+    return await _ask(context, request, target, known, told, stranger=True)
+
+
+async def _proven(context: Context, request: web.Request, target: Target) -> Response | None:
+    """The response, if upstream shows it to the caller: a plain GET asks, as upstream does not stream all it shows."""
+    known = await _known(context, target)
+    if known is None or not known.logged:
+        return None
+    answer = await context.upstream.send(
+        Call(
+            "GET", retrieve_url(context.route, known), [*upstream_headers(context, request, drop=_ENCODING), _IDENTITY]
+        )
+    )
+    answer.close()
+    if not answer.ok:
+        return None
+    await context.tracker.ledger.note_co_owner(known, caller(context, request))
+    return await owned(context, request, target.response_id)
+
+
+async def _known(context: Context, target: Target) -> Response | None:
+    """The response of this id, whoever owns it."""
+    if target.response_id is None:
+        return None
+    with contextlib.suppress(StoreUnavailable):
+        return await context.store.find(target.response_id, route=context.route.name, owner=None)
+    return None
+
+
 async def _ask(
-    context: Context, request: web.Request, target: Target, response: Response | None, told: Told
+    context: Context, request: web.Request, target: Target, response: Response, told: Told, *, stranger: bool = False
 ) -> web.StreamResponse:
     """Ask upstream with the caller's request, learn from its answer, hand it on.
 
-    Where upstream has forgotten an owner's response, the stored object is the answer.
+    A stranger whom upstream answers has proven to own the response too. Where upstream has forgotten an owner's
+    response, the stored object is the answer.
     """
-    headers = upstream_headers(context, request)
-    if response is not None:
-        headers = [(name, value) for name, value in headers if name.lower() != "accept-encoding"]
-        headers.append(("Accept-Encoding", "identity"))
+    headers = [*upstream_headers(context, request, drop=_ENCODING), _IDENTITY]
     body = await read_body(request, context.settings.body_limit_bytes) if request.body_exists else None
     answer = await context.upstream.send(
         Call(request.method, url(context.route, target.path, target.query), headers, body)
     )
     if answer.is_event_stream or (whole_body := await answer.peek(context.settings.event_limit_bytes)) is None:
         return await relay(context, request, answer)
+    if stranger and not answer.ok:
+        return await relay(context, request, answer)
     try:
+        if stranger:
+            await context.tracker.ledger.note_co_owner(response, caller(context, request))
+            context.tracker.heard_from(response.key, credential(received(request)))
         await told(context, request, response, answer, whole_body)
     except StoreUnavailable as error:
         context.telemetry.emit([StoreFailed(context.clock(), "change", error.message)])
-    if answer.status == 404 and response is not None and request.method == "GET":
+    if answer.status == 404 and request.method == "GET":
         stored = await context.store.body(response.key)
         if stored is not None:
             answer.close()
@@ -123,42 +168,22 @@ async def _ask(
     return await relay(context, request, answer)
 
 
-async def _proven(context: Context, request: web.Request, _: Response | None, answer: Answer, body: bytes) -> None:
-    """Upstream showed the caller this response: the caller is an owner of it."""
+async def _observed(context: Context, request: web.Request, response: Response, answer: Answer, body: bytes) -> None:
     snapshot = read_snapshot(body) if answer.ok else None
-    if snapshot is None or snapshot.id is None:
-        return
-    found = await context.store.find(snapshot.id, route=context.route.name, owner=None)
-    if found is not None:
-        await context.tracker.ledger.note_co_owner(found, caller(context, request))
-        context.tracker.heard_from(found.key, credential(received(request)))
-        await _observed(context, request, found, answer, body)
-
-
-async def _observed(
-    context: Context, request: web.Request, response: Response | None, answer: Answer, body: bytes
-) -> None:
-    snapshot = read_snapshot(body) if answer.ok else None
-    if response is None or snapshot is None or snapshot.id != response.response_id:
+    if snapshot is None or snapshot.id != response.response_id:
         return
     await context.tracker.ledger.observe(
         context.tracker.held(response), snapshot, answer.headers, source=request.method.lower()
     )
 
 
-async def _cancelled(
-    context: Context, request: web.Request, response: Response | None, answer: Answer, body: bytes
-) -> None:
-    if response is None:
-        return await _proven(context, request, response, answer, body)
+async def _cancelled(context: Context, request: web.Request, response: Response, answer: Answer, body: bytes) -> None:
     context.telemetry.emit([Cancelled(context.clock(), response, answer.status)])
     await _observed(context, request, response, answer, body)
 
 
-async def _deleted(
-    context: Context, request: web.Request, response: Response | None, answer: Answer, body: bytes
-) -> None:
-    if response is None or not answer.ok:
+async def _deleted(context: Context, request: web.Request, response: Response, answer: Answer, body: bytes) -> None:
+    if not answer.ok:
         return
     live = context.tracker.held(response)
     message = "The response was deleted."
