@@ -8,7 +8,8 @@ from typing import Any
 
 import aiohttp
 import openai
-from conftest import PATIENCE_S, Running
+from running import PATIENCE_S, Running
+from yarl import URL
 
 from gateway.domain.sse import Decoder
 from gateway.relay.live import Live
@@ -103,9 +104,10 @@ async def fetch(
     headers: Mapping[str, str] | None = None,
 ) -> Heard:
     """One request without the SDK, its answer read to the end; raises aiohttp's ClientError where the line breaks."""
-    sent = {"Authorization": f"Bearer {key}", **(headers or {})}
+    sent = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
+    as_written = URL(url, encoded=True)
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    async with aiohttp.ClientSession() as http, http.request(method, url, headers=sent, data=data) as answer:
+    async with aiohttp.ClientSession() as http, http.request(method, as_written, headers=sent, data=data) as answer:
         raw = await answer.read()
         streamed = answer.content_type == "text/event-stream"
         return Heard(answer.status, answer.headers.copy(), raw, events_in(raw) if streamed else [])
