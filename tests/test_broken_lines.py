@@ -171,7 +171,7 @@ async def test_a_request_in_flight_ends_before_the_gateway_stops(parts, gateway_
         await asked.send(OK)
 
     upstream = await scripted_upstream(parts, script)
-    gateway = await gateway_for(upstream.url)
+    gateway = await gateway_for(upstream.url, drain_s=PATIENCE_S)
     line = await dial(parts, gateway.url)
     await line.send(b"PUT /v1/files/f HTTP/1.1\r\nHost: g\r\nContent-Length: 11\r\n\r\nfirst")
     async with asyncio.timeout(PATIENCE_S):
