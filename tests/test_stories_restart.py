@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import openai
 import pytest
-from conftest import PATIENCE_S, Upstream
 from openai import AsyncOpenAI
 from processes import Process, serve
+from running import PATIENCE_S, Upstream
 from stories import all_of, ask, fetch, job, numbers, some, types, until_error
 
 T = TypeVar("T")
