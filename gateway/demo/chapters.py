@@ -151,7 +151,7 @@ async def cancelling(stage: Stage, tell: Teller) -> None:
 async def operating(stage: Stage, tell: Teller) -> None:
     """What an operator sees of all this."""
     tell.chapter("What an operator sees")
-    tell.say(f"GET {stage.ops_url}/responses")
+    tell.say(f"GET {stage.ops_url}/responses (or: responses-gateway responses list)")
     stories = {story["response_id"]: story for story in (await stage.operators("/responses"))["data"]}
     rows = [(name, stories[response_id]) for name, response_id in stage.remembered.items()]
     head = ("", "mode", "status", "ended after", "polls", "upstream", "resumes", "tokens")

@@ -1,0 +1,117 @@
+"""README is true: its examples run as they stand and print what it shows, its table of metrics is the code's."""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from running import PATIENCE_S, Running, Upstream
+
+from gateway.telemetry.catalogue import table
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+MARK = "<!-- runs -->"
+BLOCK = re.compile(
+    rf"{MARK}\n```(?P<language>sh|python)\n(?P<code>.*?)^```\n(?:\n*```text\n(?P<output>.*?)^```\n)?", re.S | re.M
+)
+ANYTHING = "…"
+"""In what README shows: any text; alone on a line: any lines."""
+BETWEEN_BLOCKS = "\x1e"
+
+needs_a_shell = pytest.mark.skipif(
+    not all(map(shutil.which, ("bash", "curl", "jq"))), reason="needs bash, curl and jq: apt install bash curl jq"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A block of README that runs, and what README says that it prints."""
+
+    language: str
+    code: str
+    output: str
+
+    @property
+    def script(self) -> str:
+        """The block as part of a shell script."""
+        body = self.code if self.language == "sh" else f"python - <<'END'\n{self.code}END\n"
+        return f"{body}printf '{BETWEEN_BLOCKS}'\n"
+
+    def prints(self, text: str) -> bool:
+        """Whether this is what README shows; how wide the columns of a table are does not matter."""
+        lines = [
+            "(?:.*\n)*" if line == ANYTHING else f"{'.*'.join(map(re.escape, line.split(ANYTHING)))}\n"
+            for line in re.sub(" +", " ", self.output).splitlines()
+        ]
+        return re.fullmatch("".join(lines), re.sub(" +", " ", text)) is not None
+
+
+EXAMPLES = [Example(found["language"], found["code"], found["output"] or "") for found in BLOCK.finditer(README)]
+
+
+def test_every_marked_example_is_found() -> None:
+    assert len(EXAMPLES) == README.count(MARK) > 10
+
+
+def test_no_example_that_asks_the_gateway_is_left_untried() -> None:
+    blocks = re.findall(r"(.*)\n```sh\n(.*?)^```", README, re.S | re.M)
+    untried = [code for before, code in blocks if "curl" in code and not before.endswith(MARK)]
+    assert not untried
+
+
+@needs_a_shell
+async def test_the_examples_run_as_they_stand_and_print_what_readme_shows(
+    simulate: Callable[..., Awaitable[Upstream]],
+    gateway_for: Callable[..., Awaitable[Running]],
+    tmp_path: Path,
+) -> None:
+    upstream = await simulate()
+    gateway = await gateway_for(upstream.url)
+    places = {
+        "http://127.0.0.1:8080": gateway.url,
+        "http://127.0.0.1:8081": upstream.url.removesuffix("/v1"),
+        "http://127.0.0.1:9464": gateway.ops_url,
+    }
+    script = "".join(example.script for example in EXAMPLES)
+    for written, here in places.items():
+        script = script.replace(written, here)
+    kept = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
+    environ = {
+        **kept,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)]),
+        "OPENAI_API_KEY": "sk-readme",
+        "GATEWAY_OPS_URL": gateway.ops_url,
+    }
+    shell = await asyncio.create_subprocess_exec(
+        *("bash", "-euc", script),
+        cwd=tmp_path,
+        env=environ,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        out, complaints = await shell.communicate()
+    said = out.decode().replace("\r", "")
+    for written, here in places.items():
+        said = said.replace(here, written)
+    printed = said.split(BETWEEN_BLOCKS)
+    assert shell.returncode == 0, f"{said}\n{complaints.decode()}"
+    wrong = [
+        f"{example.code}\nREADME shows:\n{example.output}\nit prints:\n{text}"
+        for example, text in zip(EXAMPLES, printed, strict=False)
+        if not example.prints(text)
+    ]
+    assert not wrong, "\n\n".join(wrong)
+
+
+def test_the_table_of_metrics_is_the_codes() -> None:
+    start, end = "<!-- metrics -->", "<!-- /metrics -->"
+    put_it_there = f"put what gateway.telemetry.catalogue.table() returns between {start} and {end}"
+    assert README.count(start) == README.count(end) == 1, put_it_there
+    assert README.partition(start)[2].partition(end)[0].strip() == table().strip(), put_it_there
