@@ -44,6 +44,8 @@ class Ledger:
             await self.end(live, step.outcome, events[: step.events], facts=facts, body=body, source="stream")
             return
         await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
+        if live.response.ended:
+            return
         if live.response is not base:
             step = receive(live.response, events, at)
         live.response = step.response
