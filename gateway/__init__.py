@@ -22,10 +22,11 @@ Floors, from the ground up; a module imports from its own floor or below, never 
     store      the log: one port, its promises, and `follow`, the one way to read
     relay      the only long-lived tasks: tracker, pump, poller, and the one module that speaks to upstream
     edge       HTTP in: pass-through, the routes of responses, streams, the operators' API
-    app, cli   composition root, commands
-    simulator  a Responses API to try the gateway on without a key; imports `domain` only, nothing imports it but commands
+    app, cli   composition root; commands, and what they do (`commands`, `demo`)
+    simulator  a Responses API to try the gateway on without a key; imports `domain` only, and only commands import it
 
-Where to begin reading: `domain.lifecycle` (what can happen), `store.port` (what is promised), `relay.tracker` (who works).
+Where to begin reading: `domain.lifecycle` (what can happen), `store.port` (what is promised), `relay.tracker` (who
+works).
 
 Words, one meaning each:
 

@@ -81,6 +81,18 @@ class BodyTooLarge(GatewayError):
     status, type, code, origin = 413, "invalid_request_error", "body_too_large", "client"
 
 
+class HeadersTooLarge(GatewayError):
+    """The request's head is over the limit."""
+
+    status, type, code, origin = 431, "invalid_request_error", "headers_too_large", "client"
+
+
+class WebSocketRefused(GatewayError):
+    """WebSockets are not served while the gateway holds the credential."""
+
+    status, type, code, origin = 403, "invalid_request_error", "websocket_not_allowed", "client"
+
+
 class WaitsForOwner(GatewayError):
     """The gateway holds no credential to speak to upstream about this response."""
 

@@ -73,7 +73,9 @@ async def relay(
         while chunk := await answer.chunk():
             await write(response, chunk, context.settings.write_timeout_s)
         await response.write_eof()
-    except (UpstreamError, OSError):
+    except UpstreamError:
+        abort(request, flush_s=context.settings.write_timeout_s)
+    except OSError:
         abort(request)
     finally:
         answer.close()
@@ -130,8 +132,11 @@ async def write(response: web.StreamResponse, data: bytes, timeout_s: float) -> 
             await response.write(data[start : start + _WRITE_BYTES] if len(data) > _WRITE_BYTES else data)
 
 
-def abort(request: web.Request) -> None:
-    """Break the client's connection off: no reader can take that for the end of the body."""
+def abort(request: web.Request, *, flush_s: float = 0.0) -> None:
+    """Break the client's connection off: no reader can take that for the end of the body.
+
+    What was written already still gets `flush_s` to arrive.
+    """
     transport = request.transport
     if transport is None:
         return
@@ -139,4 +144,8 @@ def abort(request: web.Request) -> None:
         # There the end of the connection may be the end of the body, so it has to be a reset.
         with contextlib.suppress(OSError):
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    elif flush_s:
+        transport.close()
+        asyncio.get_running_loop().call_later(flush_s, transport.abort)
+        return
     transport.abort()

@@ -15,7 +15,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from gateway.config import Address
-from gateway.domain.errors import BadRequest, GatewayError
+from gateway.domain.errors import BadRequest, GatewayError, HeadersTooLarge
 from gateway.edge import websocket
 from gateway.edge.context import Context, Handler
 from gateway.edge.middleware import TARGET, InFlight, around, error_answer, malformed, noting
@@ -33,12 +33,6 @@ _MAX_HEADERS = 256
 _BACKLOG = 1024
 # After a handler was cancelled, so that it can clean up.
 _CANCEL_S = 1.0
-
-
-class HeadersTooLarge(GatewayError):
-    """The request's head is over the limit."""
-
-    status, type, code, origin = 431, "invalid_request_error", "headers_too_large", "client"
 
 
 def client_app(context: Context, handlers: Mapping[tuple[Kind, str], Handler]) -> web.Application:

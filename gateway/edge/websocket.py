@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
-from gateway.domain.errors import GatewayError, UpstreamCut, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.domain.errors import UpstreamCut, UpstreamError, UpstreamTimeout, UpstreamUnreachable, WebSocketRefused
 from gateway.domain.headers import Headers
 from gateway.edge.context import Context
 from gateway.edge.passthrough import abort, as_sent, client_headers, relay, upstream_headers, write
@@ -23,12 +23,6 @@ from gateway.relay.upstream import Answer
 
 _BUFFER_BYTES = 64 * 1024
 _UPGRADE: Headers = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
-
-
-class WebSocketRefused(GatewayError):
-    """WebSockets are not served while the gateway holds the credential."""
-
-    status, type, code, origin = 403, "invalid_request_error", "websocket_not_allowed", "client"
 
 
 def is_upgrade(request: web.Request) -> bool:

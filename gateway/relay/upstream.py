@@ -145,6 +145,8 @@ class Upstream:
     async def send(self, call: Call, *, total_s: float | None = None) -> Answer:
         """Send a request, return when the answer's headers are there; `total_s` bounds that (default: `headers`).
 
+        The time of a body that is streamed does not count, unless nothing of it moves.
+
         Raises `UpstreamUnreachable`, `UpstreamTimeout`, `UpstreamCut`, `UpstreamError`.
         """
         try:
@@ -157,12 +159,13 @@ class Upstream:
 
     async def _send(self, call: Call, limit_s: float) -> Answer:
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(limit_s) as limit:
+                body = call.body
                 response = await self.session.request(
                     call.method,
                     call.url,
                     headers=CIMultiDict(call.headers),
-                    data=call.body,
+                    data=body if isinstance(body, bytes | None) else _extending(limit, limit_s, body),
                     allow_redirects=False,
                 )
         except (
@@ -178,6 +181,15 @@ class Upstream:
         except aiohttp.ClientError as error:
             raise UpstreamError(f"Upstream's answer is no valid HTTP: {_plain(error)}") from error
         return Answer(response, self._timeouts.idle)
+
+
+async def _extending(limit: asyncio.Timeout, by_s: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The body; whenever a piece of it was taken, the time limit begins anew."""
+    loop = asyncio.get_running_loop()
+    async for piece in body:
+        yield piece
+        if not limit.expired():
+            limit.reschedule(loop.time() + by_s)
 
 
 def _plain(error: BaseException) -> str:
