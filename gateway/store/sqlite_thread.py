@@ -11,7 +11,6 @@ between commits.
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.store import sqlite_rows
+from gateway.store.job_thread import JobThread
 from gateway.store.port import Durability
 from gateway.store.rules import State
 from gateway.store.sqlite_file import StoreFile, open_file
@@ -47,7 +47,7 @@ class SqliteThread:
 
     def __init__(self, settle: Callable[[Held, State], None]) -> None:
         self._settle = settle
-        self._thread: ThreadPoolExecutor
+        self._thread: JobThread
         self._file: StoreFile
         self._queue: list[tuple[Held, Rule[Any], asyncio.Future[Any]]] = []
         self._committing = False
@@ -55,12 +55,11 @@ class SqliteThread:
 
     async def open(self, path: Path, durability: Durability) -> bytes:
         """Open the file; the secret in it. Raises Unusable."""
-        self._thread = ThreadPoolExecutor(1, "store")
+        self._thread = JobThread("store")
         try:
-            opening = asyncio.get_running_loop().run_in_executor(self._thread, open_file, path, durability)
-            self._file = await opening
+            self._file = await self._thread.do(open_file, path, durability)
         except BaseException:
-            self._thread.shutdown(wait=False)
+            self._thread.end()
             raise
         self._open = True
         return self._file.owner_key
@@ -74,9 +73,9 @@ class SqliteThread:
         with suppress(StoreUnavailable):
             await last
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
+            await self._thread.do(self._file.close)
         finally:
-            self._thread.shutdown(wait=False)
+            self._thread.end()
 
     def check(self) -> None:
         """Raises StoreUnavailable if it is closed."""
@@ -100,8 +99,7 @@ class SqliteThread:
         return done
 
     def _run(self, job: Callable[..., _T], *args: Any) -> "asyncio.Future[_T]":
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._thread, _explained, job, self._file.connection, *args)
+        return self._thread.do(_explained, job, self._file.connection, *args)
 
     def _commit(self) -> None:
         """Decide all that is queued, and hand it to the thread."""
