@@ -13,7 +13,7 @@ import pytest
 
 from gateway import demo
 from gateway.demo import stage as stages
-from gateway.demo.chapters import events_match
+from gateway.demo.chapters import difference
 from gateway.demo.stage import Broken, Stage
 from gateway.demo.telling import NotSo, Teller
 
@@ -105,7 +105,7 @@ UNCUT = [event(number, delta=f"word {number}") for number in range(4)]
 
 
 @pytest.mark.parametrize(
-    ("got", "difference"),
+    ("got", "found"),
     [
         (UNCUT, ""),
         ([*UNCUT[:2], *UNCUT[1:]], "twice: [1], missing: none"),
@@ -118,9 +118,9 @@ UNCUT = [event(number, delta=f"word {number}") for number in range(4)]
     ids=["the_same", "twice", "missing", "short", "changed", "out_of_order", "long"],
 )
 def test_two_runs_of_events_are_the_same_only_if_no_event_is_twice_missing_or_changed(
-    got: list[dict[str, Any]], difference: str
+    got: list[dict[str, Any]], found: str
 ) -> None:
-    assert events_match(got, UNCUT) == difference
+    assert difference(got, UNCUT) == found
 
 
 class Terminal(io.StringIO):
