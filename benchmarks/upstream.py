@@ -40,15 +40,22 @@ def response_object(response_id: bytes, status: bytes) -> bytes:
     ) % (response_id, status, _WORDS * 4)
 
 
+def _head(kind: bytes, length: bytes) -> bytes:
+    """With as many headers as OpenAI's answers have."""
+    return (
+        b"HTTP/1.1 200 OK\r\nDate: Thu, 19 Nov 2026 10:00:00 GMT\r\nContent-Type: %b\r\n%b\r\n"
+        b"x-request-id: req_%032x\r\nopenai-organization: org-benchmark\r\nopenai-processing-ms: 87\r\n"
+        b"openai-version: 2020-10-01\r\nx-ratelimit-limit-requests: 30000\r\nx-ratelimit-limit-tokens: 180000000\r\n"
+        b"x-ratelimit-remaining-requests: 29999\r\nx-ratelimit-remaining-tokens: 179999945\r\n"
+        b"CF-Cache-Status: DYNAMIC\r\nx-ratelimit-reset-requests: 2ms\r\nx-ratelimit-reset-tokens: 0s\r\nServer: cloudflare\r\n\r\n"
+    ) % (kind, length, next(_numbers))
+
+
+_numbers = itertools.count()
+
+
 def _json_answer(body: bytes) -> bytes:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: req_1\r\nContent-Length: %d\r\n\r\n"
-    return head % len(body) + body
-
-
-_STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nx-request-id: req_1\r\n"
-    b"Transfer-Encoding: chunked\r\n\r\n"
-)
+    return _head(b"application/json", b"Content-Length: %d" % len(body)) + body
 
 
 def _chunk(frame: bytes) -> bytes:
@@ -88,7 +95,7 @@ class _Stream:
         self._events = events
         self.paused = False
         created = _life_cycle_event(b"response.created", 0, response_object(response_id, b"in_progress"))
-        transport.write(_STREAM_HEAD + created)
+        transport.write(_head(b"text/event-stream; charset=utf-8", b"Transfer-Encoding: chunked") + created)
         if rate:
             self._due = self._loop.time() + (hash(response_id) % 1000) / 1000 / rate
             self._loop.call_at(self._due, self._tick)

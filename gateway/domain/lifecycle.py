@@ -197,24 +197,26 @@ def _told(response: Response, snapshot: Snapshot | None, status: Status, at: flo
     if move in (Move.BACKWARDS, Move.AFTER_END):
         facts.append(_contradiction(response, at, move.value, f"{response.status} -> {status}"))
         return response, facts
-    before = response.status
+    said: dict[str, Any] = {}
     if snapshot and not response.terminal:
-        response = replace(
-            response,
-            response_id=response.response_id or snapshot.id,
-            model=snapshot.model or response.model,
-            background=snapshot.background or response.background,
-            stored=response.stored if snapshot.stored is None else snapshot.stored,
-            usage=snapshot.usage or response.usage,
-            error_code=snapshot.error_code or response.error_code,
-            error_message=snapshot.error_message or response.error_message,
-            incomplete_reason=snapshot.incomplete_reason or response.incomplete_reason,
-        )
+        said = {
+            "response_id": response.response_id or snapshot.id,
+            "model": snapshot.model or response.model,
+            "background": snapshot.background or response.background,
+            "stored": response.stored if snapshot.stored is None else snapshot.stored,
+            "usage": snapshot.usage or response.usage,
+            "error_code": snapshot.error_code or response.error_code,
+            "error_message": snapshot.error_message or response.error_message,
+            "incomplete_reason": snapshot.incomplete_reason or response.incomplete_reason,
+        }
     if move in (Move.FORWARD, Move.END):
         started = at if status is Status.IN_PROGRESS and response.started_at is None else response.started_at
-        response = replace(response, status=status, status_at=at, started_at=started)
-        facts.append(StatusChanged(at, response, before, status))
-    return response, facts
+        said |= {"status": status, "status_at": at, "started_at": started}
+    new = {name: value for name, value in said.items() if getattr(response, name) != value}
+    after = replace(response, **new) if new else response  # most polls say nothing new
+    if "status" in said:
+        facts.append(StatusChanged(at, after, response.status, status))
+    return after, facts
 
 
 def _moved(response: Response, at: float, **also: Any) -> tuple[Response, tuple[Fact, ...]]:

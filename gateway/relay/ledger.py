@@ -70,8 +70,9 @@ class Ledger:
         step = observe(before, snapshot, at)
         body = Body(snapshot.raw, tuple(kept_with_snapshot(headers)), at)
         live.body = body if step.body is not None else live.body
-        request_id = first(headers, "x-request-id")
-        after = replace(step.response, upstream_request_id=request_id or before.upstream_request_id)
+        after, request_id = step.response, first(headers, "x-request-id")
+        if request_id not in (None, before.upstream_request_id):
+            after = replace(after, upstream_request_id=request_id)
         facts = (*self._created(live, step.body, at, after), *step.facts)
         if step.outcome is not None:
             outcome = replace(step.outcome, response=after)
