@@ -14,6 +14,7 @@ from gateway import config
 from gateway.commands.terminal import Failed
 from gateway.config import Settings
 from gateway.config_reading import OPS_URL_VARIABLE, base_url
+from gateway.telemetry.names import SERVICE
 
 _ANSWER_S = 15.0
 
@@ -55,11 +56,9 @@ class Operator:
     def _json(self, method: str, path: str, query: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         with self._open(method, path, query, timeout_s) as answer:
             try:
-                found = json.load(answer)
-            except (ValueError, OSError, http.client.HTTPException):
-                found = None
-        if not isinstance(found, dict):
-            raise Failed(f"what answers at {self.url} is no gateway's ops address")
+                found: dict[str, Any] = json.load(answer)
+            except (ValueError, OSError, http.client.HTTPException) as error:
+                raise Failed(f"the answer of the gateway at {self.url} broke off ({error})") from None
         return found
 
     def _open(self, method: str, path: str, query: dict[str, Any], timeout_s: float | None) -> Any:
@@ -67,15 +66,21 @@ class Operator:
         url = f"{self.url}{path}?{fields}" if fields else f"{self.url}{path}"
         request = urllib.request.Request(url, method=method, headers=self._headers)
         try:
-            return self._opener.open(request, timeout=timeout_s)
+            answer = self._opener.open(request, timeout=timeout_s)
         except urllib.error.HTTPError as error:
-            raise Failed(_refusal(self.url, error)) from None
+            answer = error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             words = (getattr(reason, "strerror", None) or str(reason)).lower()
             raise NoGateway(
                 f"no gateway answers at {self.url} ({words}); is it running? --ops-url or {OPS_URL_VARIABLE} says where"
             ) from None
+        if answer.headers.get("Server") != SERVICE:
+            answer.close()
+            raise Failed(f"what answers at {self.url} is no gateway's ops address ({answer.status} {answer.reason})")
+        if answer.status >= 400:
+            raise Failed(_message(answer))
+        return answer
 
 
 def path_of(name: str, *rest: str) -> str:
@@ -119,13 +124,13 @@ def of(settings: Settings, ops_url: str | None) -> Operator:
     return Operator(ops_url or config.operators_url(settings), token.get_secret_value() if token else None)
 
 
-def _refusal(url: str, error: urllib.error.HTTPError) -> str:
-    """The message of an error in OpenAI's shape."""
-    try:
-        message = json.load(error)["error"]["message"]
-    except (ValueError, LookupError, TypeError, OSError):
-        return f"what answers at {url} is no gateway's ops address ({error.code} {error.reason})"
-    return str(message)
+def _message(refusal: Any) -> str:
+    """What an error in OpenAI's shape says; one of upstream's may have another shape."""
+    with refusal:
+        try:
+            return str(json.load(refusal)["error"]["message"])
+        except (ValueError, LookupError, TypeError, OSError):
+            return f"it was refused ({refusal.status} {refusal.reason})"
 
 
 def _url(text: str) -> str:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.edge import ops_responses
@@ -19,6 +19,7 @@ from gateway.edge.context import Context
 from gateway.edge.ops_guard import guard
 from gateway.edge.ops_responses import CONTEXT, MAX_TAILS, TAILS
 from gateway.edge.passthrough import settle_headers
+from gateway.telemetry import names
 from gateway.telemetry.metrics import Metrics
 
 _METRICS = web.AppKey("metrics", Metrics)
@@ -32,6 +33,7 @@ def ops_app(context: Context, metrics: Metrics) -> web.Application:
     app = web.Application(middlewares=[guard(context.settings)])
     app[CONTEXT], app[_METRICS], app[_STARTED_AT] = context, metrics, context.clock()
     app[TAILS] = asyncio.Semaphore(MAX_TAILS)
+    app.on_response_prepare.append(_signed)
     app.on_response_prepare.append(settle_headers)
     app.add_routes(
         [
@@ -88,6 +90,11 @@ async def scrape(request: web.Request) -> web.StreamResponse:
 async def purge(request: web.Request) -> web.StreamResponse:
     """POST /purge: delete what is past its retention, now."""
     return web.json_response({"object": "purge", "records": await request.app[CONTEXT].tracker.purge()})
+
+
+async def _signed(request: web.Request, response: web.StreamResponse) -> None:
+    """So that a command can tell that it is a gateway which answers."""
+    response.headers[hdrs.SERVER] = names.SERVICE
 
 
 def _state(context: Context) -> str:
