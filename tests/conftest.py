@@ -1,6 +1,7 @@
 """Real parts for tests: a simulator and gateways on free ports, in this process."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,16 @@ from running import QUICK, Recorder, Running, Upstream
 from gateway.app import Gateway
 from gateway.config import Settings
 from gateway.simulator import Simulator
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Where nothing may be skipped (FORBID_SKIPS is set), a skip is a failure that names what to install."""
+    report = yield
+    if report.skipped and os.environ.get("FORBID_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which FORBID_SKIPS forbids: {report.longrepr[-1]}"
+    return report
 
 
 @pytest.fixture

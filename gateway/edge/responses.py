@@ -142,7 +142,7 @@ async def _ask(
     """Ask upstream with the caller's request, learn from its answer, hand it on.
 
     A stranger whom upstream answers has proven to own the response too. Where upstream has forgotten an owner's
-    response, the stored object is the answer.
+    response that had ended, the stored object is the answer.
     """
     headers = [*upstream_headers(context, request, drop=_ENCODING), _IDENTITY]
     body = await read_body(request, context.settings.body_limit_bytes) if request.body_exists else None
@@ -160,7 +160,7 @@ async def _ask(
         await told(context, request, response, answer, whole_body)
     except StoreUnavailable as error:
         context.telemetry.emit([StoreFailed(context.clock(), "change", error.message)])
-    if answer.status == 404 and request.method == "GET":
+    if answer.status == 404 and response.terminal and request.method == "GET":
         stored = await context.store.body(response.key)
         if stored is not None:
             answer.close()
@@ -178,7 +178,7 @@ async def _observed(context: Context, request: web.Request, response: Response, 
 
 
 async def _cancelled(context: Context, request: web.Request, response: Response, answer: Answer, body: bytes) -> None:
-    context.telemetry.emit([Cancelled(context.clock(), response, answer.status)])
+    context.telemetry.emit([Cancelled(context.clock() - answer.seconds, response, answer.status, answer.seconds)])
     await _observed(context, request, response, answer, body)
 
 

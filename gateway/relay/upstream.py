@@ -6,6 +6,7 @@ raised as one of three errors: `UpstreamUnreachable` (nothing was sent), `Upstre
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -46,10 +47,12 @@ class Answer:
     Whoever has it closes it: after the end that hands the connection back, before it that aborts the connection.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, idle_s: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, idle_s: float, seconds: float = 0.0) -> None:
         self._response = response
         self._idle_s = idle_s
         self._peeked: list[bytes] = []
+        self.seconds = seconds
+        """From the request to the headers."""
         self.status = response.status
         self.reason = response.reason or ""
         self.headers: Headers = [
@@ -158,6 +161,7 @@ class Upstream:
         return answer
 
     async def _send(self, call: Call, limit_s: float) -> Answer:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(limit_s) as limit:
                 body = call.body
@@ -180,7 +184,7 @@ class Upstream:
             raise UpstreamCut("Upstream closed the connection without an answer.") from error
         except aiohttp.ClientError as error:
             raise UpstreamError(f"Upstream's answer is no valid HTTP: {_plain(error)}") from error
-        return Answer(response, self._timeouts.idle)
+        return Answer(response, self._timeouts.idle, time.monotonic() - began)
 
 
 async def _extending(limit: asyncio.Timeout, by_s: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
