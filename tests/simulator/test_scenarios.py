@@ -41,6 +41,8 @@ async def test_an_unknown_scenario_or_setting_is_refused_with_what_there_is(stil
     for wrong in ("many", "-1", "nan"):
         with pytest.raises(openai.BadRequestError, match="after"):
             await still.client.responses.create(**ASK, **acting("drops", after=wrong))
+    with pytest.raises(openai.BadRequestError, match="duration_s"):
+        await still.client.responses.create(**ASK, **acting("normal", duration_s="nan"))
 
 
 @pytest.mark.parametrize(("name", "how_it_is_resumed"), [("drops", 1), ("drops_within", 1), ("drops_every", 8)])
@@ -114,6 +116,7 @@ async def test_some_responses_never_end_until_they_are_cancelled(
     for _ in range(seen - 1):
         await anext(reader)
     assert (await still.client.responses.retrieve(response_id)).status == status
+    assert still.simulator.connections(response_id) == 1
     await still.client.responses.cancel(response_id)
     assert [event async for event in reader] == []
 
@@ -138,6 +141,13 @@ async def test_a_failure_is_told_by_an_error_event_and_then_by_the_response(stil
     assert types(flat)[-2:] == ["error", "response.failed"]
     assert flat[-2]["code"] == flat[-1]["response"]["error"]["code"] == "server_error"
     assert flat[-1]["response"]["output"] == []
+
+
+def test_an_error_event_is_nested_and_may_carry_rate_limits() -> None:
+    *_, told, failed = events(Plan("resp_1", NOON, SCENARIOS["rate_limited_midstream"], STREAMED, seed="s"))
+    assert told.data["type"] == "error"
+    assert told.data["error"]["code"] == failed.data["response"]["error"]["code"] == "rate_limit_exceeded"
+    assert told.data["error"]["headers"]["x-ratelimit-remaining-tokens"] == "0"
 
 
 async def test_a_lack_of_quota_fails_in_the_background_without_an_http_error(still: Scene) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import openai
 import pytest
+from aiohttp import web
 from scene import (
     ASK,
     KEY,
@@ -112,6 +113,23 @@ async def test_a_foreground_stream_dies_with_its_connection(still: Scene) -> Non
     await eventually(lambda: still.simulator.status(response_id) is None)
     with pytest.raises(openai.NotFoundError):
         await still.client.responses.retrieve(response_id)
+
+
+async def test_the_same_is_so_on_a_server_that_lets_handlers_run_on() -> None:
+    async with staged() as at:
+        runner = web.AppRunner(at.simulator.app())
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        client = at.client.with_options(base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
+        stream = await client.responses.create(**ASK, stream=True)
+        response_id = (await anext(stream.__aiter__())).response.id
+        await stream.close()
+        await eventually(lambda: at.simulator.status(response_id) is None)
+        assert at.simulator.connections() == 0
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(response_id)
+        await runner.cleanup()
 
 
 # --- what stands beside a response -----------------------------------------------------------------------
