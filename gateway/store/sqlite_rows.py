@@ -291,8 +291,6 @@ def frames_of(db: sqlite3.Connection, rid: int, key: str, after: int, limit: int
                         return tuple(frames)
                     frames.append((number, data[start : start + length]))
                 start += length
-            if room <= 0:
-                break
     return tuple(frames)
 
 

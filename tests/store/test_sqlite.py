@@ -206,8 +206,6 @@ async def test_what_could_not_be_deleted_at_once_goes_with_the_next_purge(opened
     store._sweep = store.size  # type: ignore[method-assign,assignment]  # as if the process had died here
     await store.delete("key")
     store = await opened()
-    with pytest.raises(Closed):
-        await store.read("key", after=-1)
     await store.create(a_record("new"))
     await store.append("new", events(0), tail=-1, epoch=1)
     assert await there(store, "new") == (numbered(0, 0), None)
@@ -215,6 +213,27 @@ async def test_what_could_not_be_deleted_at_once_goes_with_the_next_purge(opened
     assert await there(store, "new") == (numbered(0, 0), None)
     await store.close()
     assert rows(path, "SELECT count(*) FROM batch") == [(1,)]
+
+
+async def test_content_that_went_stays_away(opened: Opener) -> None:
+    store = await opened()
+    await ended(store, last=5, stored=False)
+    await store.purge(BEGAN + 10**6, retention_s=FOREVER_S, resume_window_s=1, tombstone_s=FOREVER_S)
+    store = await opened()
+    assert [response.tail for response in await store.list(Query())] == [5]
+    with pytest.raises(Closed):
+        await store.read("key", after=-1)
+
+
+async def test_a_batch_is_one_row_or_as_many_as_make_no_page_too_large(opened: Opener, path: Path) -> None:
+    store = await opened()
+    for key, size, count in (("small", 50, 1000), ("large", 40_000, 3), ("middle", 30_000, 5)):
+        await store.create(a_record(key))
+        batch = [an_event(number, bytes(size)) for number in range(count)]
+        await store.append(key, batch, tail=-1, epoch=1)
+        assert await there(store, key) == ([(event.number, event.frame) for event in batch], None)
+    await store.close()
+    assert rows(path, "SELECT count(*) FROM batch GROUP BY rid ORDER BY rid") == [(1,), (3,), (3,)]
 
 
 class TestDamage:
@@ -228,11 +247,14 @@ class TestDamage:
         await store.close()
         damage = "UPDATE batch SET data = CAST(replace(data, 'delta', 'Delta') AS BLOB)"
         rows(path, f"{damage} WHERE rid = 2 AND first >= 30 AND first < 33")
+        rows(path, "UPDATE batch SET data = 'a text' WHERE rid = 2 AND first >= 33 AND first < 36")
         rows(path, "UPDATE body SET data = x'00' WHERE rid = 2")
         store = await opened()
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match="log of broken is damaged"):
                 await there(store, "broken")
+        with pytest.raises(StoreUnavailable):
+            await store.read("broken", after=32)
         with pytest.raises(StoreUnavailable, match="body of broken is damaged"):
             await store.body("broken")
         assert (await store.read("broken", after=35)).frames == tuple(numbered(36, 40))

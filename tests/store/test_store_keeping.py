@@ -58,9 +58,12 @@ async def test_two_records_of_one_id_are_told_apart_by_their_owners(store: Store
     assert await found(store, None) == "two"
 
 
-async def test_the_newest_of_an_owners_records_has_the_id(store: Store) -> None:
-    await store.create(a_record("old", response_id="resp_1"))
-    await store.create(a_record("new", response_id="resp_1"))
+@pytest.mark.parametrize("is_ended", [False, True], ids=["live", "ended"])
+async def test_the_newest_of_an_owners_records_has_the_id(store: Store, is_ended: bool) -> None:
+    for key in ("old", "new"):
+        response = await store.create(a_record(key, response_id="resp_1"))
+        if is_ended:
+            await store.finish(key, completed(response), tail=-1, epoch=1)
     assert await found(store, "owner") == "new"
     await store.delete("old")
     assert await found(store, "owner") == "new"
@@ -68,7 +71,7 @@ async def test_the_newest_of_an_owners_records_has_the_id(store: Store) -> None:
 
 async def test_of_very_many_co_owners_the_newest_are_kept(store: Store) -> None:
     await store.create(a_record(response_id="resp_1"))
-    for number in range(CO_OWNERS + 1):
+    for number in (*range(CO_OWNERS + 1), *[7] * CO_OWNERS):
         await store.change("key", Change(co_owner=str(number)), epoch=1)
     assert await found(store, "0") is None
     assert await found(store, "1") == "key"
@@ -184,6 +187,15 @@ async def test_what_is_deleted_leaves_a_tombstone(store: Store) -> None:
         await store.append("key", events(3), tail=2, epoch=1)
 
 
+async def test_a_key_that_was_deleted_begins_anew(store: Store) -> None:
+    await ended(store, last=5)
+    await store.delete("key")
+    response = await store.create(a_record())
+    assert (response.epoch, response.tail) == (1, -1)
+    await store.append("key", events(0, 1), tail=-1, epoch=1)
+    assert await there(store) == (numbered(0, 1), None)
+
+
 async def test_a_record_without_an_id_leaves_no_tombstone(store: Store) -> None:
     await store.create(a_record())
     await store.delete("key")
@@ -250,13 +262,17 @@ async def test_what_is_past_its_retention_goes_and_its_tombstone_later(store: St
 
 
 async def test_much_that_is_past_its_time_goes_call_by_call(store: Store, clock: Clock) -> None:
-    responses = await asyncio.gather(*[store.create(a_record(str(number))) for number in range(450)])
+    responses = await asyncio.gather(*[store.create(a_record(str(number), stored=False)) for number in range(450)])
     outcomes = [store.finish(response.key, completed(response), tail=-1, epoch=1) for response in responses]
     assert all(await asyncio.gather(*outcomes))
     touched = 0
-    while step := await purge(store, clock.now + 10**6, retention_s=100):
+    while step := await purge(store, clock.now + 10**6, resume_window_s=100):
         touched += step
     assert touched == 450
+    assert len(await keys(store, limit=1000)) == 450
+    while step := await purge(store, clock.now + 10**6, retention_s=100):
+        touched += step
+    assert touched == 900
     assert await keys(store) == []
 
 
