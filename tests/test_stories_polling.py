@@ -154,6 +154,7 @@ async def test_a_cancel_ends_the_response_for_whoever_polls_or_reads(stage):
     upstream.simulator.skip(2)
     created = (await anext(aiter(stream))).response
     reader = asyncio.create_task(until_error(stream))
+    await until(lambda: live(gateway, created.id).response.status is Status.IN_PROGRESS)
     held = asyncio.create_task(client.responses.retrieve(created.id, extra_headers={"Prefer": "wait=50"}))
     await until(lambda: live(gateway, created.id).holds)
     cancelled = await client.responses.cancel(created.id)
