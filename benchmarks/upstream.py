@@ -47,7 +47,8 @@ def _head(kind: bytes, length: bytes) -> bytes:
         b"x-request-id: req_%032x\r\nopenai-organization: org-benchmark\r\nopenai-processing-ms: 87\r\n"
         b"openai-version: 2020-10-01\r\nx-ratelimit-limit-requests: 30000\r\nx-ratelimit-limit-tokens: 180000000\r\n"
         b"x-ratelimit-remaining-requests: 29999\r\nx-ratelimit-remaining-tokens: 179999945\r\n"
-        b"CF-Cache-Status: DYNAMIC\r\nx-ratelimit-reset-requests: 2ms\r\nx-ratelimit-reset-tokens: 0s\r\nServer: cloudflare\r\n\r\n"
+        b"x-ratelimit-reset-requests: 2ms\r\nx-ratelimit-reset-tokens: 0s\r\n"
+        b"CF-Cache-Status: DYNAMIC\r\nServer: cloudflare\r\n\r\n"
     ) % (kind, length, next(_numbers))
 
 
