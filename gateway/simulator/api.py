@@ -91,7 +91,7 @@ class Simulator:
     def status(self, response_id: str) -> str | None:
         """A response's status, whoever asks; None if it is not known (any more)."""
         record = self._world.records.get(response_id)
-        return None if record is None or record.lost else self._world.status(record)
+        return None if record is None or record.stopped else self._world.status(record)
 
     async def _stop(self, app: web.Application) -> None:
         await self._world.close()

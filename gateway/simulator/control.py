@@ -38,9 +38,9 @@ async def responses(request: web.Request) -> web.StreamResponse:
     world = request.app[WORLD]
     return json_answer(
         [
-            {"id": record.plan.id, "status": world.status(record), "connections": record.listeners}
+            {"id": record.plan.id, "status": world.status(record), "connections": len(record.connections)}
             for record in world.records.values()
-            if not record.lost
+            if not record.stopped
         ]
     )
 

@@ -48,22 +48,12 @@ class Record:
     stopped: bool = False
     """A foreground response whose client has gone: generation ended with the connection, upstream knows no such id."""
     cuts_made: int = 0
-    connections: set["Connection"] = field(default_factory=set)
+    connections: set[Connection] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def reaches(self, age_s: float) -> bool:
         """Whether what comes at this age comes, or was cancelled before."""
         return self.cancelled_s is None or not self.plan.scenario.cancel_sticks or age_s <= self.cancelled_s
-
-    @property
-    def lost(self) -> bool:
-        """Whether it died with its connection, noticed by whoever served it or not yet."""
-        return self.stopped or (not self.plan.background and bool(self.connections) and not self.listeners)
-
-    @property
-    def listeners(self) -> int:
-        """How many connections carry it whose clients are still there."""
-        return sum(not connection.gone for connection in self.connections)
 
     def wake(self) -> None:
         """Have everyone who waits for this response look again."""
@@ -128,7 +118,7 @@ class World:
     def find(self, response_id: str, owner: str) -> Record | None:
         """The response of that id if it is this owner's and upstream would still know it."""
         record = self.records.get(response_id)
-        if record is None or record.owner != owner or record.lost:
+        if record is None or record.owner != owner or record.stopped:
             return None
         plan = record.plan
         if plan.background:
@@ -151,7 +141,7 @@ class World:
         count = 0
         for record in self.records.values():
             if record.connections and response_id in (None, record.plan.id):
-                count += record.listeners
+                count += len(record.connections)
                 for connection in record.connections:
                     connection.order = how
                 record.wake()
@@ -159,7 +149,7 @@ class World:
 
     def connections(self, response_id: str | None = None) -> int:
         """How many connections carry a response, or any."""
-        return sum(record.listeners for record in self.records.values() if response_id in (None, record.plan.id))
+        return sum(len(record.connections) for record in self.records.values() if response_id in (None, record.plan.id))
 
     def set_outage(self, how: Outage) -> None:
         """Begin an outage, or end it (None). `drop` resets what is open as well."""
