@@ -116,8 +116,11 @@ async def test_the_standard_variables_choose_the_sampler(
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "true"},
     ],
 )
-async def test_without_an_endpoint_nothing_is_exported_and_the_callers_header_goes_on(environ: dict[str, str]) -> None:
+async def test_without_an_endpoint_nothing_is_exported_and_the_callers_header_goes_on(
+    environ: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
     tracing = Tracing(environ)
+    assert bool(caplog.records) == ("zipkin" in environ.values()), "what cannot be done is warned of"
     trace = tracing.draw(CALLER, None, trust="parent")
     assert not tracing.exporting
     assert not trace.sampled
