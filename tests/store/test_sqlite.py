@@ -187,17 +187,21 @@ async def test_what_is_queued_when_it_closes_is_written(opened: Opener) -> None:
     assert [response.tail async for response in store.live()] == [1] * 50
 
 
-async def test_no_event_of_a_log_that_is_deleted_stays_in_the_file(opened: Opener, path: Path) -> None:
+@pytest.mark.parametrize("how", ["delete", "purge"])
+async def test_no_event_of_a_log_that_is_gone_stays_in_the_file(opened: Opener, path: Path, how: str) -> None:
     store = await opened()
-    await store.create(a_record())
+    response = await store.create(a_record(stored=False))
     for number in range(600):
         await store.append("key", events(number), tail=number - 1, epoch=1)
-    await ended(store, "unstored", last=5, stored=False)
-    await store.delete("key")
-    await store.purge(BEGAN + 10**6, retention_s=FOREVER_S, resume_window_s=1, tombstone_s=FOREVER_S)
+    await store.finish("key", completed(response), tail=599, epoch=1, body=Body(b"{}"))
+    if how == "delete":
+        await store.delete("key")
+    else:
+        await store.purge(BEGAN + 10**6, retention_s=FOREVER_S, resume_window_s=1, tombstone_s=FOREVER_S)
     await store.close()
-    assert rows(path, "SELECT * FROM batch UNION ALL SELECT 1, 1, 1, 1, 1, 1, 1 FROM doomed") == []
-    assert rows(path, "SELECT key FROM record") == [("unstored",)]
+    for table in ("batch", "body", "doomed"):
+        assert rows(path, f"SELECT count(*) FROM {table}") == [(0,)]
+    assert rows(path, "SELECT count(*) FROM record") == [(int(how == "purge"),)]
 
 
 async def test_what_could_not_be_deleted_at_once_goes_with_the_next_purge(opened: Opener, path: Path) -> None:
