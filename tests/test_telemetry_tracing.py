@@ -74,10 +74,10 @@ async def test_one_life_is_one_trace_with_the_stored_ids_and_times(receiver: Rec
     assert {s.span_id for s in spans if s.name in ("POST /v1/responses", "chat gpt-5")} == {server, generation}
     assert spans[0].resource["service.name"] == "responses-gateway"
     assert spans[0].resource["service.version"] == "1.2.3"
-    drawn = tree(spans, [names.GENAI_RESPONSE_STATUS, names.GATEWAY_LEFT_HOW])
+    drawn = tree(spans, [names.GENAI_RESPONSE_STATUS, names.GATEWAY_QUEUE_SECONDS, names.GATEWAY_LEFT_HOW])
     assert re.sub(r" {2,}", "  ", drawn).splitlines() == [
         "POST /v1/responses  +0.000 s  0.500 s",
-        "└─ chat gpt-5  +0.000 s  10.000 s  status=completed",
+        "└─ chat gpt-5  +0.000 s  10.000 s  status=completed  queue_seconds=2.000",
         "  ├─ queued  +0.000 s  2.000 s  status=queued",
         "  ├─ stream  +0.600 s  4.400 s  how=client",
         "  ├─ in_progress  +2.000 s  8.000 s  status=in_progress",

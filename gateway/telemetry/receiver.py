@@ -124,7 +124,8 @@ def _shown(span: Received, attributes: Sequence[str]) -> Iterator[str]:
         yield f"  error={span.attributes.get('error.type', '')}"
     for name in attributes:
         if name in span.attributes:
-            yield f"  {name.rpartition('.')[2]}={span.attributes[name]}"
+            value = span.attributes[name]
+            yield f"  {name.rpartition('.')[2]}={f'{value:.3f}' if isinstance(value, float) else value}"
 
 
 def _received(message: ExportTraceServiceRequest) -> Iterator[Received]:
