@@ -1,6 +1,7 @@
-"""The gateway as it is measured: real settings, an SQLite file, warnings logged, and a probe of its event loop."""
+"""The gateway as it is measured: as `serve` runs it, with an SQLite file, warnings logged and a probe of its loop."""
 
 import asyncio
+import gc
 import sys
 
 import uvloop
@@ -29,6 +30,8 @@ async def _main(upstream: str, store: str, poll_every_s: float, poll_budget_per_
     logs = configure("warning", "json", sys.stderr)
     gateway = Gateway(settings, logs=logs)
     await gateway.start()
+    gc.collect()
+    gc.freeze()
     probe = LoopProbe(asyncio.get_running_loop())
     await serve_until_told(int(gateway.url.rpartition(":")[2]), probe.take)
     await gateway.stop()

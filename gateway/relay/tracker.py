@@ -39,6 +39,7 @@ from gateway.telemetry.observers import Telemetry
 T = TypeVar("T")
 _HELD_S = 10 * 365 * 86400.0  # one process holds a store: its leases end with it
 _WRITE_EVERY_S = 5.0  # what a crash may cost: when it last moved, and some counts
+_WRITTEN_AT_ONCE = 50
 _log = logging.getLogger("gateway")
 
 
@@ -260,7 +261,9 @@ class Tracker:
                     await self._abandon(live, outcome)
                 elif live.saved is not live.response and time.monotonic() - live.written_at > _WRITE_EVERY_S:
                     unwritten.append(live)
-            await asyncio.gather(*map(self._write, unwritten))
+            # Some at a time: the writes of thousands, decided in one go, would hold the event loop up.
+            for start in range(0, len(unwritten), _WRITTEN_AT_ONCE):
+                await asyncio.gather(*map(self._write, unwritten[start : start + _WRITTEN_AT_ONCE]))
 
     def _given_up(self, live: Live, now: float) -> Outcome | None:
         response = live.response
