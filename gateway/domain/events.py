@@ -14,6 +14,8 @@ from gateway.domain.sse import Frame, encode
 
 DONE = b"[DONE]"
 KEEPALIVE = "keepalive"
+LARGEST_NUMBER = 10**18 - 1
+"""What a cursor can name; a number beyond it is none, and leaves stores room to count on."""
 ERROR = "error"
 
 LIFE_CYCLE: dict[str, Status] = {
@@ -176,7 +178,9 @@ def _read(frame: Frame) -> Event | None:
         head = _head.decode(frame.data)
     except msgspec.DecodeError:
         return None
-    number = -1 if head.sequence_number is None else head.sequence_number
+    number = head.sequence_number
+    if number is None or not 0 <= number <= LARGEST_NUMBER:
+        number = -1
     return Event(number, head.type or frame.event.decode(errors="replace"), frame.raw, frame.data)
 
 

@@ -17,7 +17,7 @@ from gateway.domain.lifecycle import Outcome, observe, receive
 from gateway.domain.response import Body, Change, Response, Status, difference
 from gateway.domain.snapshot import Snapshot
 from gateway.relay.live import Live
-from gateway.store.port import Store
+from gateway.store.port import Gap, Store
 from gateway.telemetry.observers import Telemetry
 
 _STORE_RETRY_S = 0.5
@@ -75,9 +75,7 @@ class Ledger:
             after = replace(after, upstream_request_id=request_id)
         facts = (*self._created(live, step.body, at, after), *step.facts)
         if step.outcome is not None:
-            outcome = replace(step.outcome, response=after)
-            end, events = (outcome, ()) if before.ended else _with_terminal_event(outcome)
-            await self.end(live, end, events, facts=facts, body=body, source=source)
+            await self._end_observed(live, replace(step.outcome, response=after), facts, body, source)
             return True
         live.response = after
         self._telemetry.emit(facts)
@@ -115,6 +113,18 @@ class Ledger:
         if done:
             await self.note(live)
         return done
+
+    async def _end_observed(self, live: Live, outcome: Outcome, facts: Sequence[Fact], body: Body, source: str) -> None:
+        """An end that a response object showed. A log that grew meanwhile is continued where it ends now."""
+        late = live.response.ended
+        while True:
+            end, events = (outcome, ()) if late else _with_terminal_event(outcome)
+            try:
+                await self.end(live, end, events, facts=facts, body=body, source=source)
+                return
+            except Gap as gap:
+                live.response = replace(live.response, tail=gap.tail)
+                outcome = replace(outcome, response=replace(outcome.response, tail=gap.tail))
 
     async def end_surely(self, live: Live, outcome: Outcome, *, source: str) -> None:
         """The same, over a store that is down for a while."""
