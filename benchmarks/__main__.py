@@ -10,7 +10,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks import capacity, json_rows, replay_rows, stream_rows
-from benchmarks.processes import busy_share_of_machine
+from benchmarks.processes import Machine
 from benchmarks.stage import FULL, QUICK, Stage
 from benchmarks.table import Row, machine, show
 from gateway.app import raise_open_files
@@ -22,7 +22,7 @@ _OPEN_FILES = 16384
 async def _run(parts: list[str], *, quick: bool) -> str:
     rows: list[Row] = []
     began = time.monotonic()
-    before = busy_share_of_machine()
+    processors = Machine()
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         stage = await Stage.set_up(QUICK if quick else FULL, Path(folder))
         try:
@@ -31,9 +31,7 @@ async def _run(parts: list[str], *, quick: bool) -> str:
                 rows += await _PARTS[name](stage)
         finally:
             await stage.close()
-    after = busy_share_of_machine()
-    busy = (after[0] - before[0]) / (after[1] - before[1])
-    return show(rows, f"{machine()}; {time.monotonic() - began:.0f} s, processors busy {busy:.0%}")
+    return show(rows, f"{machine()}; {time.monotonic() - began:.0f} s, {processors.told()}")
 
 
 def main() -> None:

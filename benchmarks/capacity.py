@@ -53,14 +53,9 @@ async def rows(stage: Stage) -> list[Row]:
             f"{per_reader / 1024:.1f} KiB",
             f"{per_reader / bare:.2f}",
         ),
-        plain_row("memory in all at the end of the scene", "", f"{rss_bytes_text(scene.rss)}"),
+        plain_row("memory in all at the end of the scene", "", f"{scene.rss / 2**20:.0f} MiB"),
         *scene.rows(stage),
     ]
-
-
-def rss_bytes_text(size: int) -> str:
-    """In MiB."""
-    return f"{size / 2**20:.0f} MiB"
 
 
 class _Scene:
@@ -85,9 +80,11 @@ class _Scene:
         late = sum(late > 0.1 for late in self.late_s) / max(len(self.late_s), 1)
         lag = f"{self.lag['p50_ms']:.1f} / {self.lag['p99_ms']:.1f} / {self.lag['max_ms']:.0f} ms"
         own = f"{self.own_lag['p50_ms']:.1f} / {self.own_lag['p99_ms']:.1f} / {self.own_lag['max_ms']:.0f} ms"
+        polls = f"{self.asked / seconds:.0f} of {scale.live / scale.poll_every_s:.0f}/s"
+        events = f"{self.delivered / seconds:.0f} of {scale.followers * _EVENTS_PER_S:.0f}/s"
         return [
-            plain_row(f"{name}: polls sent", "", f"{self.asked / seconds:.0f}/s"),
-            plain_row(f"{name}: events delivered", "", f"{self.delivered / seconds:.0f}/s"),
+            plain_row(f"{name}: polls sent", "", polls),
+            plain_row(f"{name}: events delivered", "", events),
             plain_row(f"{name}: polls over 0.1 s late", "", f"{late:.1%}"),
             plain_row(f"{name}: lateness of a poll, p99", "", f"{percentile(self.late_s, 99):.2f} s"),
             Row(

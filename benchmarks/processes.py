@@ -7,6 +7,7 @@ is answered with a line of JSON.
 import asyncio
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -51,7 +52,7 @@ class LoopProbe:
 
     def _look(self, due: float) -> None:
         now = self._loop.time()
-        self._late_s.append(now - due)
+        self._late_s.append(max(0.0, now - due))
         self._next(max(due, now - _PROBE_S))
 
 
@@ -178,7 +179,19 @@ def _times(pid: int) -> tuple[int, int]:
     return ran, waited
 
 
-def busy_share_of_machine() -> tuple[int, int]:
-    """(busy, all) ticks of all processors since the start. Source: proc_stat(5)."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return sum(fields) - fields[3] - fields[4], sum(fields)
+class Machine:
+    """What the processors do from here on, and who else keeps them busy. Source: proc_stat(5)."""
+
+    def __init__(self) -> None:
+        self._began = self._ticks()
+
+    def told(self) -> str:
+        """Shares of all processors since then: by everybody, and by others than this run, whose children have ended."""
+        busy, total = (now - then for then, now in zip(self._began, self._ticks(), strict=True))
+        usages = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        own = sum(usage.ru_utime + usage.ru_stime for usage in usages) * os.sysconf("SC_CLK_TCK")
+        return f"processors busy {busy / total:.0%}, of it others {max(0.0, busy - own) / total:.0%}"
+
+    def _ticks(self) -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields) - fields[3] - fields[4], sum(fields)

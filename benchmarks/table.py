@@ -1,7 +1,7 @@
 """Samples become rows, rows become the table; and the judgement when a row says nothing.
 
 A row of rates is void where the proxy under test was not what limited it: it neither ran nor wanted to run for more
-than `IDLE` of the time. Then the load generator, the upstream or the wait between them was measured.
+than `IDLE` of the time, or the load generator or the upstream had a core to itself for more than `FULL` of it.
 """
 
 import os
@@ -14,6 +14,7 @@ from statistics import median
 from benchmarks.processes import Usage
 
 IDLE = 0.15
+FULL = 0.9
 _HEAD = ("", "bare proxy", "gateway", "ratio", "CPU bare", "CPU gateway", "CPU ratio")
 
 
@@ -56,17 +57,22 @@ def rate_row(name: str, pairs: Sequence[Pair], *, limited_by_proxy: bool = True)
     """Units per second and processor time per unit, medians over the rounds; ratios are taken within a round."""
     bare, ours = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     ratio = f"{median(b.rate / a.rate for a, b in pairs):.2f}"
-    remarks = []
-    if limited_by_proxy:
-        for who, samples in (("bare proxy", bare), ("gateway", ours)):
-            least = min(samples, key=lambda sample: sample.usage["proxy"].busy)
-            if least.usage["proxy"].busy < 1 - IDLE:
-                remarks.append(
-                    f"{name}: rates are VOID, the {who} was not the limit ({least.busy}); CPU times still hold"
-                )
-                ratio = "void"
+    voids = [f"the {who} was not the limit ({s.busy})" for who, s in _unlimited(pairs)] if limited_by_proxy else []
+    remarks = tuple(f"{name}: rates are VOID, {void}; CPU times still hold" for void in voids)
+    ratio = "void" if voids else ratio
     rates = (f"{median(s.rate for s in bare):,.0f}/s", f"{median(s.rate for s in ours):,.0f}/s")
-    return Row((name, *rates, ratio, *cpu_cells(pairs)), tuple(dict.fromkeys(remarks)))
+    return Row((name, *rates, ratio, *cpu_cells(pairs)), remarks)
+
+
+def _unlimited(pairs: Sequence[Pair]) -> list[tuple[str, Sample]]:
+    """The samples that something else than the proxy has limited."""
+    return [
+        (who, sample)
+        for pair in pairs
+        for who, sample in zip(("bare proxy", "gateway"), pair, strict=True)
+        if sample.usage["proxy"].busy < 1 - IDLE
+        or max(usage.cpu / usage.wall for name, usage in sample.usage.items() if name != "proxy") > FULL
+    ]
 
 
 def cpu_cells(pairs: Sequence[Pair]) -> tuple[str, str, str]:
