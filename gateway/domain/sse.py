@@ -99,12 +99,12 @@ def _frame(block: bytes) -> Frame | None:
     if b"\r" not in block and (plain := _PLAIN.fullmatch(block)):
         return Frame(plain[1] or b"", plain[2], block)
     event, data, kept, whole = b"", [], [], True
-    for line, ending in _LINE.findall(block.lstrip(b"\r\n")):
+    for line, _ in _LINE.findall(block.lstrip(b"\r\n")):
         name, _, value = line.partition(b":")
         if line and (not name or name in _OF_THE_CONNECTION):
             whole = False
             continue
-        kept.append(line + ending)
+        kept.append(line)
         value = value.removeprefix(b" ")
         if name == b"data":
             data.append(value)
@@ -112,7 +112,10 @@ def _frame(block: bytes) -> Frame | None:
             event = value
     if not data:
         return None
-    return Frame(event, b"\n".join(data), block.lstrip(b"\r\n") if whole else b"".join(kept))
+    if whole:
+        return Frame(event, b"\n".join(data), block.lstrip(b"\r\n"))
+    # Endings that a line stood between could join to another one: a CR and an LF are one ending.
+    return Frame(event, b"\n".join(data), b"\n".join(filter(None, kept)) + b"\n\n")
 
 
 def encode(event: str, data: bytes) -> bytes:
