@@ -135,7 +135,7 @@ class Numbering:
             elif self.own:
                 placed += self.renumber(event)
             elif event.type == KEEPALIVE:
-                self._held = event if event.number > self.tail else None
+                self._held = event
             elif event.number < 0:
                 placed += self.renumber(event)
             else:
