@@ -180,7 +180,8 @@ class Pump:
 
     async def _attach_again(self, live: Live, numbering: Numbering, fruitless: int) -> Answer | None:
         """An open stream after the last number; None where the poller has to go on, or the response has ended."""
-        pause = _FIRST_RETRY_S * 2**fruitless if fruitless else 0.0
+        longest = self._settings.upstream_retry_max_s
+        pause = min(_FIRST_RETRY_S * 2.0 ** min(fruitless, 16), longest) if fruitless else 0.0
         while not live.response.ended:
             await asyncio.sleep(pause)
             if numbering.own:
@@ -189,7 +190,7 @@ class Pump:
                 await live.change()
             if live.response.ended:
                 return None
-            pause = min(max(pause, _FIRST_RETRY_S) * 2, self._settings.upstream_retry_max_s) * random.uniform(0.8, 1)
+            pause = min(max(pause, _FIRST_RETRY_S) * 2, longest) * random.uniform(0.8, 1)
             began, credential = self._clock(), live.credential
             answer = await self._ask(live, numbering.tail)
             outcome = "failed"
