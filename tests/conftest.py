@@ -1,6 +1,7 @@
 """Real parts for tests: a simulator and gateways on free ports, in this process."""
 
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -70,9 +71,11 @@ def gateway_for(parts: AsyncExitStack) -> Callable[..., Awaitable[Running]]:
     """Start a gateway in front of an upstream URL, with settings; it is stopped after the test."""
 
     async def start(upstream: str, **settings: Any) -> Running:
-        environ = settings.pop("environ", {})
+        environ, clock = settings.pop("environ", {}), settings.pop("clock", time.time)
         recorder = Recorder()
-        gateway = Gateway(Settings(upstream=upstream, **{**QUICK, **settings}), observer=recorder, environ=environ)
+        gateway = Gateway(
+            Settings(upstream=upstream, **{**QUICK, **settings}), observer=recorder, environ=environ, clock=clock
+        )
         await gateway.start()
         running = Running(gateway, recorder)
         parts.push_async_callback(gateway.stop)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,17 @@ from gateway.relay.live import Live
 NOON = 1_790_000_000.0
 STILL: dict[str, Any] = {"clock": lambda: NOON, "speed": 1.0}
 """For a simulator in which time passes only by `skip`."""
+
+
+class Ahead:
+    """A gateway's clock that can be moved on."""
+
+    def __init__(self) -> None:
+        self.by_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.by_s
+
 
 KEY = {"Authorization": "Bearer sk-test"}
 
@@ -42,20 +54,28 @@ def types(events: list[Event]) -> list[str]:
     return [event["type"] for event in events]
 
 
-async def some(stream: Any, count: int) -> list[Event]:
-    """The next events of the SDK's stream; then the client goes away in the middle of it."""
+async def following(stream: Any, count: int) -> list[Event]:
+    """The next events of the SDK's stream."""
     events: list[Event] = []
-    async for event in stream:
-        events.append(event.to_dict())
-        if len(events) == count:
-            await stream.close()
-            return events
+    async with asyncio.timeout(PATIENCE_S):
+        async for event in stream:
+            events.append(event.to_dict())
+            if len(events) == count:
+                return events
     raise AssertionError(f"the stream ended after {len(events)} of {count} events")
+
+
+async def some(stream: Any, count: int) -> list[Event]:
+    """The same; then the client goes away in the middle of it."""
+    events = await following(stream, count)
+    await stream.close()
+    return events
 
 
 async def all_of(stream: Any) -> list[Event]:
     """Every event to a proper end: the SDK raises at an error event and at a broken line."""
-    events = [event.to_dict() async for event in stream]
+    async with asyncio.timeout(PATIENCE_S):
+        events = [event.to_dict() async for event in stream]
     await stream.close()
     return events
 
@@ -64,8 +84,9 @@ async def until_error(stream: Any) -> tuple[list[Event], openai.APIError]:
     """What came before the nested error event, and that error as the SDK raises it."""
     events: list[Event] = []
     try:
-        async for event in stream:
-            events.append(event.to_dict())
+        async with asyncio.timeout(PATIENCE_S):
+            async for event in stream:
+                events.append(event.to_dict())
     except openai.APIConnectionError as error:
         raise AssertionError(f"the line broke after {len(events)} events, without a word why") from error
     except openai.APIError as error:
@@ -107,7 +128,11 @@ async def fetch(
     sent = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
     as_written = URL(url, encoded=True)
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    async with aiohttp.ClientSession() as http, http.request(method, as_written, headers=sent, data=data) as answer:
+    limit = aiohttp.ClientTimeout(total=PATIENCE_S)
+    async with (
+        aiohttp.ClientSession(timeout=limit) as http,
+        http.request(method, as_written, headers=sent, data=data) as answer,
+    ):
         raw = await answer.read()
         streamed = answer.content_type == "text/event-stream"
         return Heard(answer.status, answer.headers.copy(), raw, events_in(raw) if streamed else [])
