@@ -182,6 +182,8 @@ _COMPARED = tuple(f.name for f in fields(Response) if f.name not in _NOT_COMPARE
 
 def difference(before: Response, after: Response) -> Change:
     """The change that leads from one value of a response to another, counts apart."""
+    if before is after:
+        return Change()
     return Change({name: getattr(after, name) for name in _COMPARED if getattr(before, name) != getattr(after, name)})
 
 
