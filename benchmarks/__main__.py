@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick]`: everything, and the table. About four minutes; with --quick about 40 seconds."""
+"""`python -m benchmarks [--quick]`: everything, and the table. Two to four minutes; with --quick half a minute."""
 
 import argparse
 import gc
