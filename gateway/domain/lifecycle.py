@@ -154,6 +154,17 @@ def give_up(response: Response, ending: Ending, at: float, *, code: str, message
     return Outcome(response, None, closes_log=False, code=code, message=message)
 
 
+def died_with_the_process(response: Response, now: float) -> Outcome | None:
+    """The ending of a response that lived in a connection of a process that is gone; None: it goes on upstream."""
+    if response.mode.background and response.response_id is not None:
+        return None
+    if response.response_id is None:
+        message = "The gateway stopped before upstream named this response; whether it ran is not known."
+        return give_up(response, Ending.UPSTREAM_LOST, now, code="outcome_unknown", message=message)
+    message = "The gateway was restarted during this foreground response; upstream ended it with the connection."
+    return give_up(response, Ending.UPSTREAM_LOST, now, code="upstream_lost", message=message)
+
+
 def failed_by_error_event(response: Response, at: float) -> Outcome:
     """The stream ended after an `error` event and nothing else will come: the response failed."""
     response = replace(response, status=Status.FAILED, status_at=at)

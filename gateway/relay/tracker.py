@@ -23,7 +23,7 @@ from gateway.config import Settings
 from gateway.domain.errors import Overloaded, StoreUnavailable
 from gateway.domain.facts import Fact, Purged, StoreFailed, TakenUp
 from gateway.domain.headers import Headers
-from gateway.domain.lifecycle import Outcome, Patience, expire, give_up
+from gateway.domain.lifecycle import Outcome, Patience, died_with_the_process, expire, give_up
 from gateway.domain.response import Ending, Response
 from gateway.relay.creation import Creation, Head
 from gateway.relay.ledger import Ledger
@@ -38,6 +38,7 @@ from gateway.telemetry.observers import Telemetry
 
 T = TypeVar("T")
 _HELD_S = 10 * 365 * 86400.0  # one process holds a store: its leases end with it
+_AFTER_FAILURE_S = 1.0
 _WRITE_EVERY_S = 5.0  # what a crash may cost: when it last moved, and some counts
 _WRITTEN_AT_ONCE = 50
 _log = logging.getLogger("gateway")
@@ -76,9 +77,8 @@ class Tracker:
 
     def start(self) -> None:
         """Start the tasks that always run."""
-        self.spawn(self.poller.run(), "poller")
-        self.spawn(self._look_around(), "look around")
-        self.spawn(self._purge(), "purge")
+        for work, name in ((self.poller.run, "poller"), (self._look_around, "look around"), (self._purge, "purge")):
+            self.spawn(self._always(work, name), name)
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """Start a task, held until it is done; what it raises unexpectedly is logged."""
@@ -192,7 +192,7 @@ class Tracker:
             live = Live(response, lease.epoch, self._route.credential, created=True)
             live.body = await self._store.body(response.key)
             self.live[live.key] = live
-            if ending := _died_with_the_process(response, self._clock()):
+            if ending := died_with_the_process(response, self._clock()):
                 await self.ledger.end(live, ending, source="recovery")
                 how = "ended"
             elif live.credential is None:
@@ -209,7 +209,7 @@ class Tracker:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         for live in tuple(self.live.values()):
-            if ending := _died_with_the_process(live.response, self._clock()):
+            if ending := died_with_the_process(live.response, self._clock()):
                 with contextlib.suppress(StoreUnavailable):
                     await self.ledger.end(live, ending, source="shutdown")
             await self._write(live)
@@ -246,6 +246,15 @@ class Tracker:
             self.poller.take(live)
         finally:
             live.task = None
+
+    async def _always(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Work that never ends: what nobody foresaw stops it for a moment, not for good."""
+        while True:
+            try:
+                await work()
+            except Exception:
+                _log.exception("%s failed; it goes on", name)
+            await asyncio.sleep(_AFTER_FAILURE_S)
 
     async def _look_around(self) -> None:
         while True:
@@ -315,17 +324,6 @@ def _this_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     assert task is not None
     return task
-
-
-def _died_with_the_process(response: Response, now: float) -> Outcome | None:
-    """The ending of a response that lived in a connection of the process that is gone."""
-    if response.mode.background and response.response_id is not None:
-        return None
-    if response.response_id is None:
-        message = "The gateway stopped before upstream named this response; whether it ran is not known."
-        return give_up(response, Ending.UPSTREAM_LOST, now, code="outcome_unknown", message=message)
-    message = "The gateway was restarted during this foreground response; upstream ended it with the connection."
-    return give_up(response, Ending.UPSTREAM_LOST, now, code="upstream_lost", message=message)
 
 
 def _seen(head: "asyncio.Future[Head]") -> None:
