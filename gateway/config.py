@@ -102,8 +102,8 @@ class Settings(BaseModel):
     # Load balancers commonly cut a silent request after 60 s.
     prefer_wait_max_s: Seconds = 50.0
     """Longest time that a poll with Prefer: wait is held."""
-    # 1,500 responses at the schedule's last pause; with more, each is polled less often.
-    poll_budget_per_s: Annotated[float, PlainValidator(reading.rate)] = 50.0
+    # 3,000 responses at the schedule's last pause; with more, each is polled less often.
+    poll_budget_per_s: Annotated[float, PlainValidator(reading.rate)] = 100.0
     """Polls per second that one route may cause upstream."""
     # The whole budget even when upstream takes two seconds to answer.
     poll_concurrency: Count = 100

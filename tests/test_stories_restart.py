@@ -111,7 +111,8 @@ async def test_with_a_key_of_its_own_the_gateway_takes_responses_up_alone(simula
 async def test_a_foreground_stream_ends_with_the_nested_error_after_kill_9(simulate: Simulate, run: Serve) -> None:
     upstream = await simulate(speed=4.0)
     first = await run(upstream)
-    before = await until_cut(await first.client().responses.create(**ask(), stream=True), kill=first, at=10)
+    stream = await first.client().responses.create(**ask(delta_count=200), stream=True)
+    before = await until_cut(stream, kill=first, at=10)
 
     second = await run(upstream)
     last = before[-1]["sequence_number"]
