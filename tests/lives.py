@@ -93,7 +93,7 @@ def a_life(**changes: Any) -> list[Fact]:
         ClientPolled(T + 7, output, "unchanged", "store"),
         UpstreamPolled(T + 7, output, "unchanged", 200, 0.05),
         Appended(T + 10, done, 11, 2000, 0.003),
-        StatusChanged(T + 10, done, Status.IN_PROGRESS, Status.COMPLETED),
+        StatusChanged(T + 10, replace(done, ending=None, ended_at=None), Status.IN_PROGRESS, Status.COMPLETED),
         Ended(T + 10, done, late=False, source="stream"),
         Detached(T + 10.25, done, "resume", "end", 19, 11, 2, T + 6, CursorForm.STARTING_AFTER, 8),
     ]
