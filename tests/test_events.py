@@ -90,6 +90,11 @@ def test_a_keepalive_with_a_number_of_its_own_is_an_event() -> None:
     assert numbers(placed(Numbering(), delta(0), keepalive, delta(2))) == [0, 1, 2]
 
 
+def test_keepalives_in_a_row_are_each_an_event() -> None:
+    silence = [{"type": "keepalive", "sequence_number": number} for number in (1, 2, 3)]
+    assert numbers(placed(Numbering(), delta(0), *silence, delta(4))) == [0, 1, 2, 3, 4]
+
+
 def test_a_keepalive_that_takes_no_number_leaves_no_trace() -> None:
     for number in (0, 1):
         numbering = Numbering()

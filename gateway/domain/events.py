@@ -135,6 +135,7 @@ class Numbering:
             elif self.own:
                 placed += self.renumber(event)
             elif event.type == KEEPALIVE:
+                placed += self._released(event.number)
                 self._held = event
             elif event.number < 0:
                 placed += self.renumber(event)
