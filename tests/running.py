@@ -91,7 +91,9 @@ class Running:
 
     def client(self, key: str = "sk-test", **options: Any) -> AsyncOpenAI:
         """The real SDK, pointed at the gateway; closed after the test."""
-        client = AsyncOpenAI(api_key=key, base_url=f"{self.url}/v1", **{"max_retries": 0, **options})
+        client = AsyncOpenAI(
+            api_key=key, base_url=f"{self.url}/v1", **{"max_retries": 0, "timeout": PATIENCE_S, **options}
+        )
         self._clients.append(client)
         return client
 
