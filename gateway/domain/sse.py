@@ -82,7 +82,8 @@ class Decoder:
         if start:
             del buffer[:start]
         self._scanned = max(0, len(buffer) - 3)
-        if len(buffer) > self._limit:
+        # The events before it are not lost with it: it is refused when there is nothing else.
+        if len(buffer) > self._limit and not frames:
             raise EventTooLarge(f"an event of more than {self._limit} bytes")
         return frames
 
