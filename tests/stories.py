@@ -123,6 +123,7 @@ async def fetch(
     key: str = "sk-test",
     body: object = None,
     headers: Mapping[str, str] | None = None,
+    parsed: bool = True,
 ) -> Heard:
     """One request without the SDK, its answer read to the end; raises aiohttp's ClientError where the line breaks."""
     sent = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
@@ -134,7 +135,7 @@ async def fetch(
         http.request(method, as_written, headers=sent, data=data) as answer,
     ):
         raw = await answer.read()
-        streamed = answer.content_type == "text/event-stream"
+        streamed = parsed and answer.content_type == "text/event-stream"
         return Heard(answer.status, answer.headers.copy(), raw, events_in(raw) if streamed else [])
 
 
