@@ -6,9 +6,11 @@ import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import Recorder
+from stories import ask, fetch
 
 from gateway.domain.events import Event
 from gateway.domain.facts import Ended
@@ -122,3 +124,19 @@ async def test_who_ends_a_response_at_the_same_moment_makes_one_end(opened: Stor
     page = await opened.read("k", after=-1)
     assert page.end is not None
     assert [number for number, _ in page.frames] == list(range(len(page.frames)))
+
+
+async def test_tokens_are_counted_once_however_often_a_finished_response_is_polled(stage: Any) -> None:
+    _, gateway = await stage()
+    client = gateway.client()
+    created = await client.responses.create(**ask(), background=True)
+    ended = await gateway.facts.wait_for(Ended)
+    for _ in range(5):
+        await client.responses.retrieve(created.id)
+    metrics = (await fetch(f"{gateway.ops_url}/metrics")).body.decode()
+    counted = [
+        float(line.rpartition(" ")[2])
+        for line in metrics.splitlines()
+        if line.startswith("responses_gateway_tokens_total{") and 'kind="output"' in line
+    ]
+    assert sum(counted) == ended.response.usage.output > 0
