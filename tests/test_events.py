@@ -118,6 +118,7 @@ def test_a_second_delivery_is_known_whatever_its_key_order_and_obfuscation() -> 
 def test_the_type_of_a_stored_frame_is_found_with_and_without_its_event_line() -> None:
     assert type_of(b'event: a.b\ndata: {"type":"a.b"}\n\n') == "a.b"
     assert type_of(b'data: {"sequence_number":1, "type" : "c"}\n\n') == "c"
+    assert type_of(b'data: {"item":{"type":"message"},"type":"response.output_item.added"}\n\n').endswith(".added")
     assert type_of(b"data: nothing\n\n") == ""
 
 

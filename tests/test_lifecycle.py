@@ -128,6 +128,13 @@ def test_a_status_that_no_document_names_is_recorded_and_the_known_one_stays() -
     assert step.response.status is Status.QUEUED
 
 
+@pytest.mark.parametrize("status", ["thinking", None])
+def test_an_object_that_says_no_known_status_still_names_the_response(status: str | None) -> None:
+    step = observe(replace(QUEUED, response_id=None), snapshot(status), T)
+    assert step.response.response_id == "resp_1"
+    assert step.response.status is Status.QUEUED
+
+
 @pytest.mark.parametrize(
     "error",
     [

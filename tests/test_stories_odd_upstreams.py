@@ -75,6 +75,22 @@ async def test_a_create_that_is_accepted_with_202_is_tracked(stage):
     assert (await gateway.facts.wait_for(Ended)).response.response_id == answer.json["id"]
 
 
+async def test_an_object_without_a_status_is_polled_by_its_id(parts, gateway_for):
+    async def answer(asked):
+        await asked.exactly(int((asked.header(b"content-length") or [b"0"])[0]))
+        status = b"" if asked.start.startswith(b"POST") else b',"status":"completed"'
+        body = b'{"id":"resp_1"' + status + b"}"
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        await asked.send(head % len(body) + body)
+
+    upstream = await scripted_upstream(parts, answer)
+    gateway = await gateway_for(upstream.url)
+    created = await fetch(f"{gateway.url}/v1/responses", "POST", body={**ask(), "background": True})
+    assert created.body == b'{"id":"resp_1"}'
+    assert (await gateway.facts.wait_for(Ended)).response.status is Status.COMPLETED
+    assert [asked.start.split()[1] for asked in upstream.asked] == [b"/base/responses", b"/base/responses/resp_1"]
+
+
 async def test_events_without_numbers_get_the_gateways_and_replay_the_same(stage):
     upstream, gateway = await stage()
     first, again = await read_twice(gateway, job("no_numbers"))

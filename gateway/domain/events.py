@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from gateway.domain.response import Status
-from gateway.domain.sse import Frame, encode
+from gateway.domain.sse import Decoder, Frame, encode
 
 DONE = b"[DONE]"
 KEEPALIVE = "keepalive"
@@ -49,7 +49,6 @@ STRUCTURAL = frozenset(
 
 _HOUSEKEEPING = frozenset({*LIFE_CYCLE, KEEPALIVE, ERROR})
 _TYPE_LINE = re.compile(rb"event: ?([^\r\n]+)")
-_TYPE_FIELD = re.compile(rb'"type"\s*:\s*"([^"]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +84,11 @@ _identity = msgspec.json.Decoder(_Identity)
 
 
 def type_of(frame: bytes) -> str:
-    """The type of a stored frame: its `event:` line, else the first `type` in its data."""
-    found = _TYPE_LINE.match(frame) or _TYPE_FIELD.search(frame)
-    return found[1].decode(errors="replace") if found else ""
+    """The type of a stored frame: its `event:` line, else the `type` of its data, which may hold others further in."""
+    if line := _TYPE_LINE.match(frame):
+        return line[1].decode(errors="replace")
+    event = next((_read(whole) for whole in Decoder().feed(frame)), None)
+    return event.type if event else ""
 
 
 def same_event(data: bytes, other: bytes) -> bool:

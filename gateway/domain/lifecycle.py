@@ -126,6 +126,8 @@ def receive(response: Response, events: Sequence[Event], at: float) -> Step:
 
 def observe(response: Response, snapshot: Snapshot, at: float) -> Step:
     """Fold a polled (or cancelled, or created) response object into a response."""
+    if snapshot.status is None and snapshot.id and response.response_id is None:
+        response = replace(response, response_id=snapshot.id)
     if snapshot.unknown_status and not response.terminal:
         fact = _contradiction(response, at, "unknown_status", snapshot.unknown_status)
         return Step(replace(response, status_at=response.status_at or at), (fact,), body=snapshot.raw)

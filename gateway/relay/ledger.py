@@ -55,8 +55,8 @@ class Ledger:
         self._telemetry.emit((appended, *self._created(live, step.body, at), *step.facts))
         if step.body is not None:
             live.body = self._body(live, step.body, at)
-            await self.note(live)
             live.changed()
+            await self._note_if_it_can(live)
 
     async def observe(self, live: Live, snapshot: Snapshot, headers: Headers, *, source: str) -> bool:
         """Fold a response object in; whether its status or output changed.
@@ -97,9 +97,10 @@ class Ledger:
         body: Body | None = None,
     ) -> bool:
         """The one ending write; True for whoever made it. Facts are emitted only then."""
-        late = live.response.ended
         done = await self._store.finish(live.key, outcome, events, tail=live.response.tail, epoch=live.epoch, body=body)
         if done:
+            # Judged now: somebody else's end may have been written before this one was.
+            late = live.response.ended
             tail = events[-1].number if events and not late else live.response.tail
             logged = live.response.logged or bool(events)
             live.response = replace(outcome.response, counts=live.response.counts, tail=tail, logged=logged)
@@ -111,7 +112,7 @@ class Ledger:
         live.changed()
         self._on_end(live)
         if done:
-            await self.note(live)
+            await self._note_if_it_can(live)
         return done
 
     async def _end_observed(self, live: Live, outcome: Outcome, facts: Sequence[Fact], body: Body, source: str) -> None:
@@ -150,6 +151,13 @@ class Ledger:
                 live.unsaved[name] = live.unsaved.get(name, 0) + by
             raise
         live.saved = value
+
+    async def _note_if_it_can(self, live: Live) -> None:
+        """The same after a write that is made and must not look as if it had failed; the rest is written later."""
+        try:
+            await self.note(live)
+        except StoreUnavailable as error:
+            self._telemetry.emit([StoreFailed(self._clock(), "change", error.message)])
 
     async def drop(self, live: Live) -> None:
         """Upstream refused the create: there is no response."""
