@@ -1,0 +1,101 @@
+"""The one hand that writes: what it tells is what was written, once, whatever happens between the two."""
+
+import asyncio
+import json
+
+import pytest
+from running import Recorder
+
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.events import Event
+from gateway.domain.facts import Appended, Contradicted, Ended, StatusChanged, StoreFailed
+from gateway.domain.lifecycle import give_up
+from gateway.domain.mode import Mode
+from gateway.domain.response import Ending, Response, Status, Trace
+from gateway.domain.sse import encode
+from gateway.relay.ledger import Ledger
+from gateway.relay.live import Live
+from gateway.store.memory import MemoryStore
+from gateway.telemetry.observers import Telemetry
+
+T = 1_790_000_000.0
+
+
+class Slow(MemoryStore):
+    """A store that answers a little later than it writes, as one with a disk does; some of its changes fail."""
+
+    failing = 0
+
+    async def change(self, *arguments, **options):
+        if self.failing:
+            self.failing -= 1
+            raise StoreUnavailable("not now")
+        return await super().change(*arguments, **options)
+
+    async def append(self, *arguments, **options):
+        new = await super().append(*arguments, **options)
+        await asyncio.sleep(0)
+        return new
+
+    async def finish(self, *arguments, **options):
+        done = await super().finish(*arguments, **options)
+        await asyncio.sleep(0)
+        return done
+
+
+def event(number, kind, status):
+    said = {"type": kind, "sequence_number": number, "response": {"id": "resp_1", "status": status}}
+    data = json.dumps(said).encode()
+    return Event(number, kind, encode(kind, data), data)
+
+
+OPENING = [
+    event(0, "response.created", "queued"),
+    event(1, "response.queued", "queued"),
+    event(2, "response.in_progress", "in_progress"),
+]
+END = event(3, "response.completed", "completed")
+
+
+@pytest.fixture
+async def hand():
+    """A response that has just been created: store, ledger, the response in hand, and what is told."""
+    store, recorder = Slow(), Recorder()
+    ledger = Ledger(store, Telemetry([recorder]), lambda: T, lambda live: None)
+    trace = Trace(1, 2, 3, 0, False)
+    record = Response(key="k", route="default", owner="o", mode=Mode.BACKGROUND_STREAM, created_at=T, trace=trace)
+    created = await store.create(record)
+    return store, ledger, Live(created, created.epoch), recorder
+
+
+async def test_a_terminal_that_overtakes_an_expiry_in_flight_is_told_as_late(hand):
+    _, ledger, live, recorder = hand
+    await ledger.receive(live, OPENING)
+    abandoned = give_up(live.response, Ending.ABANDONED, T, code="response_abandoned", message="m")
+    await asyncio.gather(ledger.end(live, abandoned, source="expiry"), ledger.receive(live, [END]))
+    told = [(fact.response.ending, fact.late) for fact in recorder.of(Ended)]
+    assert told == [(Ending.ABANDONED, False), (Ending.TERMINAL, True)]
+    assert live.response.tail == 2
+
+
+async def test_a_batch_that_was_logged_is_told_once_though_its_record_could_not_be_written(hand):
+    store, ledger, live, recorder = hand
+    store.failing = 1
+    await ledger.receive(live, OPENING)
+    assert [fact.operation for fact in recorder.of(StoreFailed)] == ["change"]
+    assert [fact.events for fact in recorder.of(Appended)] == [3]
+    assert [fact.after for fact in recorder.of(StatusChanged)] == [Status.QUEUED, Status.IN_PROGRESS]
+    assert recorder.of(Contradicted) == []
+    await ledger.note(live)
+    record = await store.get("k")
+    assert (record.response_id, record.status, record.tail) == ("resp_1", Status.IN_PROGRESS, 2)
+
+
+async def test_an_end_is_told_once_though_its_counts_could_not_be_written(hand):
+    store, ledger, live, recorder = hand
+    await ledger.receive(live, OPENING)
+    live.count(client_polls=1)
+    store.failing = 1
+    assert await ledger.end(live, give_up(live.response, Ending.LOST, T, code="c", message="m"), source="poll")
+    assert len(recorder.of(Ended)) == 1
+    assert live.response.ended
