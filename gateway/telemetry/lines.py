@@ -22,7 +22,7 @@ class Seldom:
     def kept_back(self, kind: str, at: float) -> int | None:
         """How many were kept back since the last one; None: keep this one back, too."""
         last, kept_back = self._last.get(kind, (-math.inf, 0))
-        if at - last < _REPEAT_S:
+        if 0 <= at - last < _REPEAT_S:
             self._last[kind] = (last, kept_back + 1)
             return None
         self._last[kind] = (at, 0)
