@@ -232,7 +232,9 @@ def test_a_terminal_gets_lines_for_people() -> None:
     assert written(a_life(), stream=Terminal(), format="json").startswith("{")
 
 
-@pytest.mark.parametrize("name", ["gpt\x1b[2J", "gpt\x9b2J", "gpt\nfake", "gpt\udcff"])
+@pytest.mark.parametrize(
+    "name", ["gpt\x1b[2J", "gpt\x9b2J", "gpt\nfake", "gpt\udcff"], ids=["escape", "c1", "line", "surrogate"]
+)
 def test_control_characters_from_outside_never_reach_a_terminal(name: str) -> None:
     text = written([ended(Status.COMPLETED, model=name)], format="console")
     assert not set(text) & {"\x1b", "\x9b", "\udcff"}
