@@ -28,7 +28,7 @@ from gateway.relay.upstream import Timeouts, Upstream
 from gateway.store.open import open_store
 from gateway.telemetry.logs import Logs
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.observers import Telemetry
+from gateway.telemetry.observers import Observer, Telemetry
 from gateway.telemetry.tracing import Tracing
 
 VERSION = version("responses-gateway")
@@ -79,7 +79,7 @@ class Gateway:
         observers: list[Callable[[Fact], None]] = [self.metrics.observe, self.tracing.observe]
         observers += [logs.observe] if logs is not None else []
         observers += [observer] if observer is not None else []
-        self.telemetry = Telemetry(observers, self.metrics.observer_removed)
+        self.telemetry = Telemetry(observers, self._observer_removed)
         self.store = open_store(settings, clock)
         route = Route("default", URL(settings.upstream, encoded=True), _credential(settings))
         timeouts = Timeouts(settings.upstream_connect_s, settings.upstream_headers_s, settings.upstream_idle_s)
@@ -135,6 +135,11 @@ class Gateway:
             if self._clients is not None:
                 await self._clients.close()
             await self._parts.aclose()
+
+    def _observer_removed(self, observer: Observer, error: Exception) -> None:
+        self.metrics.observer_removed(observer, error)
+        if self._logs is not None and observer != self._logs.observe:
+            self._logs.observer_removed(observer, error)
 
     @property
     def url(self) -> str:

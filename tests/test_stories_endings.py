@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from running import Recorder
-from stories import ask, fetch
+from stories import all_of, ask, fetch, job
 
 from gateway.domain.events import Event
-from gateway.domain.facts import Ended
+from gateway.domain.facts import Appended, Ended
 from gateway.domain.lifecycle import give_up
 from gateway.domain.mode import Mode
 from gateway.domain.response import Ending, Response, Status, Trace
@@ -140,3 +140,10 @@ async def test_tokens_are_counted_once_however_often_a_finished_response_is_poll
         if line.startswith("responses_gateway_tokens_total{") and 'kind="output"' in line
     ]
     assert sum(counted) == ended.response.usage.output > 0
+
+
+async def test_every_event_is_counted_as_logged_the_last_one_too(stage: Any) -> None:
+    _, gateway = await stage()
+    events = await all_of(await gateway.client().responses.create(**job()))
+    await gateway.facts.wait_for(Ended)
+    assert sum(fact.events for fact in gateway.facts.of(Appended)) == len(events)

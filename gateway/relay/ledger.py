@@ -49,9 +49,8 @@ class Ledger:
         if live.response is not base:
             step = receive(live.response, events, at)
         live.response = step.response
-        size = sum(len(event.frame) for event in events)
-        live.logged_bytes += size
-        appended = Appended(at, live.response, len(events), size, time.perf_counter() - began)
+        appended = _appended(live, events, at, began)
+        live.logged_bytes += appended.bytes
         self._telemetry.emit((appended, *self._created(live, step.body, at), *step.facts))
         if step.body is not None:
             live.body = self._body(live, step.body, at)
@@ -97,6 +96,7 @@ class Ledger:
         body: Body | None = None,
     ) -> bool:
         """The one ending write; True for whoever made it. Facts are emitted only then."""
+        at, began = self._clock(), time.perf_counter()
         done = await self._store.finish(live.key, outcome, events, tail=live.response.tail, epoch=live.epoch, body=body)
         if done:
             # Judged now: somebody else's end may have been written before this one was.
@@ -105,7 +105,8 @@ class Ledger:
             logged = live.response.logged or bool(events)
             live.response = replace(outcome.response, counts=live.response.counts, tail=tail, logged=logged)
             live.body = body or live.body
-            self._telemetry.emit((*facts, Ended(self._clock(), live.response, late, source)))
+            logged_now = (_appended(live, events, at, began),) if events and not late else ()
+            self._telemetry.emit((*logged_now, *facts, Ended(self._clock(), live.response, late, source)))
         else:
             live.response = await self._store.get(live.key) or live.response
         live.saved = live.response
@@ -182,6 +183,11 @@ class Ledger:
             return live.body
         headers = live.body.headers if live.body else (("Content-Type", "application/json"),)
         return Body(raw, headers, at)
+
+
+def _appended(live: Live, events: Sequence[Event], at: float, began: float) -> Appended:
+    size = sum(len(event.frame) for event in events)
+    return Appended(at, live.response, len(events), size, time.perf_counter() - began)
 
 
 def _written(body: Body | None) -> Body | None:
