@@ -5,12 +5,17 @@ import time
 
 import openai
 import pytest
-from stories import STILL, Ahead, all_of, ask, fetch, following, job, numbers, types, until, until_error
+from stories import STILL, Ahead, all_of, ask, fetch, following, job, live, numbers, types, until, until_error
 
 from gateway.domain.facts import Contradicted, Ended, Reattached, Refused, Untracked, UpstreamCut, UpstreamPolled
 from gateway.domain.response import Ending, Status
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
+
+
+def polls_with(gateway, status):
+    """How many of the gateway's polls were answered so."""
+    return sum(fact.status == status for fact in gateway.facts.of(UpstreamPolled))
 
 
 def text_of(events):
@@ -229,16 +234,28 @@ async def test_a_refused_create_is_answered_as_upstream_answers_it(stage):
 
 
 async def test_a_response_that_upstream_has_lost_is_lost_after_three_polls(stage):
-    upstream, gateway = await stage(simulated=STILL)
+    upstream, gateway = await stage(simulated=STILL, lost_after_s=0.001)
     client = gateway.client()
     created = await client.responses.create(**ask(), background=True)
     upstream.simulator.forget(created.id)
     ended = await gateway.facts.wait_for(Ended)
-    missed = [fact for fact in gateway.facts.of(UpstreamPolled) if fact.status == 404]
     assert (ended.response.ending, ended.response.status) == (Ending.LOST, Status.QUEUED)
-    assert len(missed) >= 2
+    assert ended.response.error_code == "response_lost"
+    await until(lambda: polls_with(gateway, 404) >= 3)
+    assert polls_with(gateway, 404) == 3
     with pytest.raises(openai.NotFoundError):
         await client.responses.retrieve(created.id)
+
+
+async def test_a_404_now_and_then_does_not_lose_a_response_nor_do_many_in_a_short_time(stage):
+    upstream, gateway = await stage(simulated=STILL, lost_after_s=300)
+    created = await gateway.client().responses.create(**ask("stuck"), background=True)
+    upstream.simulator.outage = 404
+    await until(lambda: polls_with(gateway, 404) >= 5)
+    upstream.simulator.outage = None
+    await until(lambda: polls_with(gateway, 200) >= 1)
+    assert live(gateway, created.id).misses == 0
+    assert gateway.facts.of(Ended) == []
 
 
 async def test_a_create_that_the_gateway_gives_up_is_answered(stage):
