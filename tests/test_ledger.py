@@ -1,4 +1,7 @@
-"""The one hand that writes: what it tells is what was written, once, whatever happens between the two."""
+"""The one hand that writes: what it tells is what was written, once, whatever happens between the two.
+
+And what it has in hand: a response, and the credentials with which upstream is asked about it.
+"""
 
 import asyncio
 import json
@@ -12,6 +15,7 @@ from gateway.domain.facts import Appended, Contradicted, Ended, StatusChanged, S
 from gateway.domain.lifecycle import give_up
 from gateway.domain.mode import Mode
 from gateway.domain.response import Ending, Response, Status, Trace
+from gateway.domain.snapshot import read_snapshot
 from gateway.domain.sse import encode
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
@@ -99,3 +103,48 @@ async def test_an_end_is_told_once_though_its_counts_could_not_be_written(hand):
     assert await ledger.end(live, give_up(live.response, Ending.LOST, T, code="c", message="m"), source="poll")
     assert len(recorder.of(Ended)) == 1
     assert live.response.ended
+
+
+async def test_while_a_stream_is_read_its_own_end_counts_and_not_a_snapshot_that_overtakes_it(hand):
+    _, ledger, live, recorder = hand
+    await ledger.receive(live, OPENING)
+    live.connected = True
+    overtaking = read_snapshot(b'{"id":"resp_1","status":"completed"}')
+    assert not await ledger.observe(live, overtaking, [], source="get")
+    assert recorder.of(Ended) == []
+    await ledger.receive(live, [END])
+    assert [(fact.source, fact.response.synthesised) for fact in recorder.of(Ended)] == [("stream", False)]
+
+
+async def test_a_cancel_ends_a_stream_that_is_read_as_there_is_no_event_for_it(hand):
+    _, ledger, live, recorder = hand
+    await ledger.receive(live, OPENING)
+    live.connected = True
+    await ledger.observe(live, read_snapshot(b'{"id":"resp_1","status":"cancelled"}'), [], source="post")
+    assert [fact.response.status for fact in recorder.of(Ended)] == [Status.CANCELLED]
+
+
+OLD, NEW, NEWEST = ([("Authorization", f"Bearer {key}")] for key in ("old", "new", "newest"))
+
+
+def test_a_refused_credential_gives_way_to_the_one_before(hand):
+    _, _, live, _ = hand
+    live.heard(OLD)
+    live.heard(NEW)
+    live.refused(NEW)
+    assert live.credential == OLD
+    live.refused(OLD)
+    assert live.credential is None
+    assert live.waits_for_owner
+
+
+def test_a_refusal_that_comes_late_does_not_touch_a_newer_credential(hand):
+    _, _, live, _ = hand
+    live.heard(OLD)
+    live.heard(NEW)
+    live.refused(OLD)
+    live.heard(NEWEST)
+    live.refused(OLD)
+    assert live.credential == NEWEST
+    live.refused(NEWEST)
+    assert live.credential == NEW

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from stories import STILL, all_of, ask, events_in, fetch, following, job, numbers, types, until_error
+from stories import STILL, all_of, ask, events_in, fetch, following, job, live, numbers, types, until, until_error
 from wire import scripted_upstream
 
 from gateway.domain.facts import Contradicted, Ended, Reattached, UpstreamCut
@@ -268,9 +268,10 @@ async def test_tracked_by_stream_a_background_response_needs_no_poll_and_can_be_
     assert (created.status, created.object, created.output) == ("queued", "response", [])
     assert upstream.simulator.requests[0].json() == {**ask(), "background": True, "stream": True}
     stream = await client.responses.retrieve(created.id, stream=True, starting_after=0)
+    held = asyncio.create_task(client.responses.retrieve(created.id, extra_headers={"Prefer": "wait=20"}))
+    await until(lambda: live(gateway, created.id).holds)
     upstream.simulator.skip(1)
-    running = await client.responses.with_raw_response.retrieve(created.id, extra_headers={"Prefer": "wait=20"})
-    assert running.parse().status == "in_progress"
+    assert (await held).status == "in_progress"
     upstream.simulator.skip(60)
     events = await all_of(stream)
     assert numbers(events) == list(range(1, len(events) + 1))

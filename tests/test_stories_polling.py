@@ -105,9 +105,11 @@ async def test_a_poll_of_a_streamed_response_needs_no_upstream_call(stage):
     before = await some(await client.responses.create(**job()), 2)
     response_id = before[0]["response"]["id"]
     assert (await client.responses.retrieve(response_id)).status == "queued"
+    wait = {"Prefer": "wait=20"}
+    held = asyncio.create_task(client.responses.retrieve(response_id, extra_headers=wait))
+    await until(lambda: live(gateway, response_id).holds)
     upstream.simulator.skip(1)
-    answer = await client.responses.with_raw_response.retrieve(response_id, extra_headers={"Prefer": "wait=20"})
-    assert answer.parse().status == "in_progress"
+    assert (await held).status == "in_progress"
     upstream.simulator.skip(60)
     response, _ = await finished(client, response_id)
     assert response.output_text
@@ -285,3 +287,20 @@ async def test_a_token_says_where_to_go_on_until_there_is_nothing_to_continue(st
     assert "x-gateway-continuation-token" not in (await raw.retrieve(response_id)).headers
     assert len(gateway.facts.of(TokenIssued)) == 2
     assert [fact.how for fact in gateway.facts.of(TokenRedeemed)] == ["poll"]
+
+
+async def test_the_poll_that_brings_the_end_has_no_token_any_more(stage):
+    upstream, gateway = await stage(simulated=STILL, poll_schedule_s=(300.0,), poll_max_age_s=0.001)
+    client = gateway.client()
+    created = await client.responses.create(**ask(), background=True)
+    upstream.simulator.skip(60)
+    answer = await client.responses.with_raw_response.retrieve(created.id)
+    assert (answer.parse().status, answer.headers["x-gateway-served"]) == ("completed", "upstream")
+    assert "x-gateway-continuation-token" not in answer.headers
+
+
+async def test_what_the_gateway_reads_itself_is_asked_for_uncompressed(stage):
+    upstream, gateway = await stage(simulated={"gzip": True})
+    created = await gateway.client().responses.create(**ask(), background=True)
+    assert (await gateway.facts.wait_for(Ended)).response.response_id == created.id
+    assert {seen.header("accept-encoding") for seen in upstream.simulator.requests} == {"identity"}
