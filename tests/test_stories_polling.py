@@ -252,6 +252,19 @@ async def test_a_finished_response_can_be_deleted(stage):
     assert len(gateway.facts.of(Ended)) == 1
 
 
+async def test_what_upstream_has_forgotten_can_still_be_deleted_here(stage):
+    upstream, gateway = await stage()
+    client = gateway.client()
+    response_id = (await all_of(await client.responses.create(**job())))[0]["response"]["id"]
+    upstream.simulator.forget(response_id)
+    assert (await client.responses.retrieve(response_id)).status == "completed"
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.delete(response_id)
+    for again in ({}, {"stream": True}):
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(response_id, **again)
+
+
 async def test_input_items_come_from_upstream(stage):
     _, gateway = await stage()
     client = gateway.client()

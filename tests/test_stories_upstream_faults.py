@@ -121,6 +121,19 @@ async def test_an_outage_that_passes_is_not_seen_by_the_client(stage):
     assert types(events)[-1] == "response.completed"
 
 
+async def test_a_cancel_past_the_gateway_ends_the_stream_too(stage):
+    upstream, gateway = await stage(simulated=STILL)
+    client = gateway.client()
+    stream = await client.responses.create(**job())
+    upstream.simulator.skip(2)
+    before = await following(stream, 10)
+    await client.with_options(base_url=upstream.url).responses.cancel(before[0]["response"]["id"])
+    events, error = await until_error(stream)
+    assert error.code == "response_cancelled"
+    assert numbers(before + events) == list(range(10 + len(events)))
+    assert (await gateway.facts.wait_for(Ended)).response.status is Status.CANCELLED
+
+
 async def test_a_terminal_status_that_comes_after_giving_up_is_counted_once_as_late(stage):
     clock = Ahead()
     upstream, gateway = await stage(simulated=STILL, clock=clock, give_up_after_s=1000, linger_s=1)

@@ -183,8 +183,8 @@ async def _cancelled(context: Context, request: web.Request, response: Response,
 
 
 async def _deleted(context: Context, request: web.Request, response: Response, answer: Answer, body: bytes) -> None:
-    if not answer.ok:
-        return
+    if not answer.ok and answer.status != 404:
+        return  # what upstream does not have any more is deleted here all the same
     live = context.tracker.held(response)
     message = "The response was deleted."
     outcome = give_up(live.response, Ending.DELETED, context.clock(), code="response_deleted", message=message)
