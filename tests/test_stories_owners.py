@@ -1,5 +1,7 @@
 """Yours alone: what one credential made, another is not shown, unless upstream itself shows it."""
 
+import gzip
+import json
 from dataclasses import dataclass, field
 
 import openai
@@ -302,6 +304,32 @@ async def test_no_spelling_of_a_path_leads_to_another_owners_response(simulate, 
     assert answer.status in (400, 404)
     assert answer.error["code"] in ("invalid_path", "response_not_found")
     assert len(upstream.simulator.requests) == asked
+
+
+@pytest.mark.parametrize("path", ["/responses", "/responses/compact", "/responses/input_tokens"])
+async def test_no_body_that_cannot_be_read_refers_past_the_gateway(held_key, path):
+    upstream, gateway = held_key
+    created = await gateway.client(ALICE).responses.create(**ask(), background=True)
+    body = {**ask(), "previous_response_id": created.id}
+    asked = upstream.asked("POST", "/responses")
+    packed = gzip.compress(json.dumps(body).encode())
+    for sent, headers in (({**body, "stream": "yes"}, {}), (packed, {"Content-Encoding": "gzip"}), (b"[1]", {})):
+        answer = await fetch(f"{gateway.url}/v1{path}", "POST", key=BOB, body=sent, headers=headers)
+        assert (answer.status, answer.error["code"]) == (400, "invalid_request")
+    assert upstream.asked("POST", "/responses") == asked
+
+
+async def test_a_429_slows_everybody_whose_polls_go_out_with_the_gateways_key(held_key):
+    upstream, gateway = held_key
+    alice, bob = gateway.client(ALICE), gateway.client(BOB)
+    await alice.responses.create(**ask("rate_limited_polls", retry_after_s=100), background=True)
+    created = await bob.responses.create(**ask("stuck"), background=True)
+    await gateway.facts.wait_for(UpstreamPolled, lambda fact: fact.status == 429)
+    await until(lambda: live(gateway, created.id).polling is None)
+    asked = upstream.asked("GET", created.id)
+    assert (await bob.responses.retrieve(created.id)).status == "queued"
+    assert upstream.asked("GET", created.id) == asked
+    assert gateway.gateway.context.tracker.poller.slowed(live(gateway, created.id))
 
 
 async def test_a_deleted_id_stays_unknown_under_the_gateways_key(held_key):

@@ -6,7 +6,7 @@ A create that cannot be read, or recorded while the store is down, is passed thr
 import asyncio
 import uuid
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from gateway.domain import mode
 from gateway.domain.continuation import Cursor, CursorForm, parse_token
@@ -18,7 +18,7 @@ from gateway.domain.response import Response
 from gateway.edge import stream
 from gateway.edge.bodies import read_body, whole
 from gateway.edge.context import Context
-from gateway.edge.owners import owner_of, require_owner
+from gateway.edge.owners import owner_of, read_reference, require_owner
 from gateway.edge.passthrough import client_headers, forward, received, relay, upstream_headers
 from gateway.edge.polling import issue_token
 from gateway.relay.creation import Head
@@ -36,7 +36,7 @@ _OWN_TRACE = frozenset({"traceparent", "tracestate"})
 async def create(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
     """Answer a `POST /responses`. Raises the errors of the body, of upstream and of the gateway's limits."""
     body = await read_body(request, context.settings.body_limit_bytes)
-    asked = None if request.headers.get(hdrs.CONTENT_ENCODING) else mode.read(body)
+    asked = read_reference(context, request, body)
     if asked is None:
         context.telemetry.emit([Untracked(context.clock(), "not_json")])
         return await forward(context, request, target, body=body)

@@ -3,11 +3,13 @@
 import hashlib
 import hmac
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from gateway.domain import mode
 from gateway.domain.continuation import parse_token
-from gateway.domain.errors import ResponseNotFound, StoreUnavailable
+from gateway.domain.errors import BadRequest, ResponseNotFound, StoreUnavailable
 from gateway.domain.headers import CREDENTIALS, SCOPE, Headers
+from gateway.domain.mode import Asked
 from gateway.domain.response import Response
 from gateway.edge.context import Context
 from gateway.edge.passthrough import received
@@ -52,6 +54,20 @@ async def owned(context: Context, request: web.Request, response_id: str | None)
 def asks_for_stream(request: web.Request) -> bool:
     """The request retrieves a stream."""
     return request.method == "GET" and request.query.get("stream", "").lower() == "true"
+
+
+def read_reference(context: Context, request: web.Request, body: bytes) -> Asked | None:
+    """What a body asks for; None where it cannot be read: upstream decides.
+
+    Where the gateway holds the credential, that is a `BadRequest`: whose response it refers to could not be checked.
+    """
+    asked = None if request.headers.get(hdrs.CONTENT_ENCODING) else mode.read(body)
+    if asked is None and context.route.credential is not None:
+        raise BadRequest(
+            "The body is not plain JSON of a known form, so what it refers to cannot be checked; "
+            "this gateway sends its own credential upstream and must know."
+        )
+    return asked
 
 
 async def require_owner(context: Context, request: web.Request, reference: str | None) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway.domain import mode
 from gateway.domain.continuation import Cursor, CursorForm, read_cursor
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.facts import Cancelled, StoreFailed, TokenRedeemed
@@ -21,7 +20,7 @@ from gateway.domain.snapshot import read_snapshot
 from gateway.edge import polling, stream
 from gateway.edge.bodies import read_body, whole
 from gateway.edge.context import Context
-from gateway.edge.owners import asks_for_stream, caller, owned, require_owner
+from gateway.edge.owners import asks_for_stream, caller, owned, read_reference, require_owner
 from gateway.edge.passthrough import forward, received, relay, upstream_headers
 from gateway.relay.live import Live
 from gateway.relay.routing import Target, retrieve_url, url
@@ -78,7 +77,7 @@ async def refer(context: Context, request: web.Request, target: Target) -> web.S
     if context.route.credential is None or not request.body_exists:
         return await forward(context, request, target)
     body = await read_body(request, context.settings.body_limit_bytes)
-    asked = mode.read(body)
+    asked = read_reference(context, request, body)
     await require_owner(context, request, asked.previous_response_id if asked else None)
     return await forward(context, request, target, body=body)
 

@@ -44,6 +44,7 @@ class Polled:
     outcome: PollOutcome
 
 
+_Payer = frozenset[tuple[str, str]]
 Spawn = Callable[[Coroutine[Any, Any, Polled], str], "asyncio.Task[Polled]"]
 
 
@@ -72,7 +73,7 @@ class Poller:
         self._earlier = asyncio.Event()
         self._slots = asyncio.Semaphore(settings.poll_concurrency)
         self._next_slot = 0.0
-        self._slow_until: dict[str, float] = {}
+        self._slow_until: dict[_Payer, float] = {}
 
     def take(self, live: Live, *, spread_s: float = 0.0) -> None:
         """From now on this response is polled; `spread_s`: the first time at random within it (a recovery)."""
@@ -99,7 +100,7 @@ class Poller:
                 heapq.heappop(self._queue)
                 continue
             now = time.monotonic()
-            slow_until = self._slow_until.get(live.response.owner, 0.0)
+            slow_until = self._slow_until.get(_payer(live.credential), 0.0)
             if due <= now < slow_until:
                 heapq.heappop(self._queue)
                 self._schedule(live, slow_until - now)
@@ -139,7 +140,7 @@ class Poller:
 
     def slowed(self, live: Live) -> bool:
         """Upstream has asked this credential for patience."""
-        return self._slow_until.get(live.response.owner, 0.0) > time.monotonic()
+        return self._slow_until.get(_payer(live.credential), 0.0) > time.monotonic()
 
     def _start(self, live: Live) -> "asyncio.Task[Polled]":
         if live.polling is None:
@@ -172,7 +173,7 @@ class Poller:
             raise
         finally:
             if status == 429:
-                self._slow(live, retry_after)
+                self._slow(live, credential, retry_after)
             took = time.monotonic() - began
             self._telemetry.emit([UpstreamPolled(at, live.response, outcome, status, took)])
             live.polls += 1
@@ -231,10 +232,10 @@ class Poller:
             interval = min(interval, self._settings.poll_waiting_s)
         return interval * random.uniform(1 - self._settings.poll_jitter, 1 + self._settings.poll_jitter)
 
-    def _slow(self, live: Live, retry_after: float) -> None:
+    def _slow(self, live: Live, credential: Headers | None, retry_after: float) -> None:
         now = time.monotonic()
-        self._slow_until = {owner: until for owner, until in self._slow_until.items() if until > now}
-        self._slow_until[live.response.owner] = now + max(retry_after, self._interval(live))
+        self._slow_until = {payer: until for payer, until in self._slow_until.items() if until > now}
+        self._slow_until[_payer(credential)] = now + max(retry_after, self._interval(live))
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -268,6 +269,11 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return 0.0
+
+
+def _payer(credential: Headers | None) -> _Payer:
+    """Whom a 429 slows: everybody whose polls go out with this credential."""
+    return frozenset((name.lower(), value) for name, value in credential or ())
 
 
 def _headers(credential: Headers | None) -> Headers:
