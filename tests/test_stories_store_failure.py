@@ -1,14 +1,15 @@
 """The store is down for a while: traffic goes on as the settings say, and nothing is shown that is not in the log."""
 
+import asyncio
 import time
 
 import openai
 import pytest
-from stories import STILL, all_of, ask, fetch, following, job, numbers
+from stories import STILL, all_of, ask, fetch, following, job, numbers, until
 
 import gateway.app
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.facts import StoreFailed, Untracked
+from gateway.domain.facts import RequestServed, StoreFailed, Untracked
 from gateway.store.memory import MemoryStore
 
 
@@ -104,3 +105,24 @@ async def test_an_end_that_could_not_be_written_is_written_when_the_store_is_bac
     began = time.monotonic()
     while (await gateway.client().responses.retrieve(created.id)).status != "completed":
         assert time.monotonic() - began < 60
+
+
+async def test_a_client_that_leaves_while_its_create_is_recorded_leaves_no_record_behind(switched):
+    upstream, gateway, store = await switched()
+    recording, go_on = asyncio.Event(), asyncio.Event()
+    record = store.create
+
+    async def slowly(response):
+        recorded = await record(response)
+        recording.set()
+        await go_on.wait()
+        return recorded
+
+    store.create = slowly
+    create = asyncio.create_task(gateway.client().responses.create(**ask(), background=True))
+    await recording.wait()
+    create.cancel()
+    await gateway.facts.wait_for(RequestServed)
+    go_on.set()
+    await until(lambda: not store._held)
+    assert upstream.simulator.requests == []
