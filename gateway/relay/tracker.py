@@ -96,7 +96,12 @@ class Tracker:
             raise Overloaded(
                 "The gateway tracks as many responses as max_live allows; try again.", headers={"Retry-After": "5"}
             )
-        recorded = await self._store.create(response)
+        try:
+            recorded = await self._store.create(response)
+        except asyncio.CancelledError:
+            # The client has left; whether the record is there by now cannot be known.
+            self.spawn(self._unmake(response), f"response {response.key}")
+            raise
         live = Live(recorded, recorded.epoch, credential)
         self.live[live.key] = live
         head: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
@@ -292,6 +297,12 @@ class Tracker:
             await self.ledger.end(live, outcome, source="expiry")
         except StoreUnavailable as error:
             self._telemetry.emit([StoreFailed(self._clock(), "finish", error.message)])
+
+    async def _unmake(self, response: Response) -> None:
+        try:
+            await self._store.delete(response.key)
+        except StoreUnavailable as error:
+            self._telemetry.emit([StoreFailed(self._clock(), "delete", error.message)])
 
     async def _write(self, live: Live) -> None:
         live.written_at = time.monotonic()
