@@ -9,7 +9,7 @@ from stories import STILL, all_of, ask, fetch, following, job, numbers, until
 
 import gateway.app
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.facts import RequestServed, StoreFailed, Untracked
+from gateway.domain.facts import Ended, RequestServed, StoreFailed, Untracked
 from gateway.store.memory import MemoryStore
 
 
@@ -126,3 +126,28 @@ async def test_a_client_that_leaves_while_its_create_is_recorded_leaves_no_recor
     go_on.set()
     await until(lambda: not store._held)
     assert upstream.simulator.requests == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "delete"])
+async def test_an_end_is_told_though_the_client_that_made_it_left_while_it_was_written(switched, how):
+    _, gateway, store = await switched()
+    client = gateway.client()
+    created = await client.responses.create(**ask("stuck"), background=True)
+    writing, go_on = asyncio.Event(), asyncio.Event()
+    finish = store.finish
+
+    async def slowly(*arguments, **options):
+        done = await finish(*arguments, **options)
+        writing.set()
+        await go_on.wait()
+        return done
+
+    store.finish = slowly
+    request = asyncio.create_task(getattr(client.responses, how)(created.id))
+    await writing.wait()
+    request.cancel()
+    await gateway.facts.wait_for(RequestServed, lambda fact: fact.status == 499)
+    go_on.set()
+    ended = await gateway.facts.wait_for(Ended)
+    assert ended.response.response_id == created.id
+    await until(lambda: not gateway.gateway.context.tracker.live)

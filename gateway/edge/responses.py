@@ -5,6 +5,7 @@ credential, and whom upstream answers has proven to own the response too. With a
 nobody but the owner gets as far as upstream.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
@@ -148,23 +149,41 @@ async def _ask(
     answer = await context.upstream.send(
         Call(request.method, url(context.route, target.path, target.query), headers, body)
     )
-    if answer.is_event_stream or (whole_body := await answer.peek(context.settings.event_limit_bytes)) is None:
-        return await relay(context, request, answer)
-    if stranger and not answer.ok:
-        return await relay(context, request, answer)
     try:
-        if stranger:
-            await context.tracker.ledger.note_co_owner(response, caller(context, request))
-            context.tracker.heard_from(response.key, credential(received(request)))
-        await told(context, request, response, answer, whole_body)
-    except StoreUnavailable as error:
-        context.telemetry.emit([StoreFailed(context.clock(), "change", error.message)])
+        whole_body = None if answer.is_event_stream else await answer.peek(context.settings.event_limit_bytes)
+    except BaseException:
+        answer.close()
+        raise
+    if whole_body is None or (stranger and not answer.ok):
+        return await relay(context, request, answer)
+    # A client that leaves now does not undo what upstream has done.
+    learning = _learn(context, request, response, answer, whole_body, told, stranger=stranger)
+    await asyncio.shield(context.tracker.spawn(learning, "learn"))
     if answer.status == 404 and response.terminal and request.method == "GET":
         stored = await context.store.body(response.key)
         if stored is not None:
             answer.close()
             return whole(200, [*stored.headers, ("x-gateway-served", "store")], stored.bytes)
     return await relay(context, request, answer)
+
+
+async def _learn(
+    context: Context,
+    request: web.Request,
+    response: Response,
+    answer: Answer,
+    body: bytes,
+    told: Told,
+    *,
+    stranger: bool,
+) -> None:
+    try:
+        if stranger:
+            await context.tracker.ledger.note_co_owner(response, caller(context, request))
+            context.tracker.heard_from(response.key, credential(received(request)))
+        await told(context, request, response, answer, body)
+    except StoreUnavailable as error:
+        context.telemetry.emit([StoreFailed(context.clock(), "change", error.message)])
 
 
 async def _observed(context: Context, request: web.Request, response: Response, answer: Answer, body: bytes) -> None:
