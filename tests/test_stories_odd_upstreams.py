@@ -254,6 +254,37 @@ async def test_a_gap_that_upstream_made_is_kept(scripted):
     assert tail.events == [far]
 
 
+@pytest.mark.parametrize("attached_as", ["stream", "json"])
+async def test_an_upstream_that_ignores_the_cursor_doubles_nothing(parts, gateway_for, store, attached_as):
+    final = {"id": "resp_1", "status": "completed", "output": []}
+    events = [{**CREATED, "response": {**CREATED["response"], "background": True}}]
+    events += [{**DELTA, "sequence_number": number, "delta": f"word {number}"} for number in range(1, 9)]
+    events += [{**COMPLETED, "sequence_number": 9, "response": final}]
+
+    async def answer(asked):
+        await asked.exactly(int((asked.header(b"content-length") or [b"0"])[0]))
+        if asked.start.startswith(b"POST"):
+            await asked.send(SSE_HEAD + data_of(*events[:5]))
+        elif attached_as == "stream" and b"stream=true" in asked.start:
+            await asked.send(SSE_HEAD + data_of(*events))
+        else:
+            body = json.dumps(final).encode()
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+            await asked.send(head + body)
+
+    upstream = await scripted_upstream(parts, answer)
+    gateway = await gateway_for(upstream.url, store=store)
+    heard = (await fetch(f"{gateway.url}/v1/responses", "POST", body=job())).events
+    assert heard[:5] == events[:5]
+    if attached_as == "stream":
+        assert heard == events
+    else:
+        assert [(heard[5]["type"], heard[5]["sequence_number"])] == [("response.completed", 5)]
+        assert heard[5]["response"] == final
+        assert len(heard) == 6
+    assert len(gateway.facts.of(Ended)) == 1
+
+
 async def _raw(url, body=None):
     return (await fetch(url, "POST" if body else "GET", body=body, parsed=False)).body
 
