@@ -95,6 +95,17 @@ async def test_a_batch_that_was_logged_is_told_once_though_its_record_could_not_
     assert (record.response_id, record.status, record.tail) == ("resp_1", Status.IN_PROGRESS, 2)
 
 
+async def test_whoever_has_read_an_id_can_ask_for_it(hand):
+    store, ledger, live, _ = hand
+
+    async def read_and_ask():
+        assert (await store.read("k", after=-1, wait=60)).frames
+        return await store.find("resp_1", route="default", owner="o")
+
+    found, _ = await asyncio.gather(read_and_ask(), ledger.receive(live, OPENING))
+    assert found is not None
+
+
 async def test_an_end_is_told_once_though_its_counts_could_not_be_written(hand):
     store, ledger, live, recorder = hand
     await ledger.receive(live, OPENING)

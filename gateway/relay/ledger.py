@@ -43,6 +43,10 @@ class Ledger:
             facts = (*self._created(live, step.body, at, step.response), *step.facts)
             await self.end(live, step.outcome, events[: step.events], facts=facts, body=body, source="stream")
             return
+        if base.response_id is None and step.response.response_id is not None:
+            # First, so that whoever has read the id from the log can ask for it.
+            named = Change({"response_id": step.response.response_id})
+            await self._store.change(live.key, named, epoch=live.epoch)
         await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
         if live.response.ended:
             return
