@@ -84,10 +84,11 @@ async def test_a_terminal_that_overtakes_an_expiry_in_flight_is_told_as_late(han
 
 async def test_a_batch_that_was_logged_is_told_once_though_its_record_could_not_be_written(hand):
     store, ledger, live, recorder = hand
+    await ledger.receive(live, OPENING[:1])
     store.failing = 1
-    await ledger.receive(live, OPENING)
+    await ledger.receive(live, OPENING[1:])
     assert [fact.operation for fact in recorder.of(StoreFailed)] == ["change"]
-    assert [fact.events for fact in recorder.of(Appended)] == [3]
+    assert [fact.events for fact in recorder.of(Appended)] == [1, 2]
     assert [fact.after for fact in recorder.of(StatusChanged)] == [Status.QUEUED, Status.IN_PROGRESS]
     assert recorder.of(Contradicted) == []
     await ledger.note(live)
