@@ -4,12 +4,14 @@ Facts are return values of the pure fold and of whoever made a write that was ne
 `Telemetry.emit`, which projects them into metrics, spans and log lines. A fact that is not here is not observed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from gateway.domain.continuation import CursorForm
 from gateway.domain.errors import Origin
-from gateway.domain.response import Response, Status, Stuck
+from gateway.domain.mode import Mode
+from gateway.domain.response import Caller, Response, Status, Stuck
 
 Served = Literal["store", "shared", "upstream"]
 """Who answered a client's poll: the store, an upstream GET shared with others, or one of its own."""
@@ -17,6 +19,10 @@ PollOutcome = Literal["changed", "unchanged", "terminal", "error"]
 AttachKind = Literal["first", "resume", "replay"]
 Left = Literal["end", "client", "slow", "drain", "error"]
 """How a reader's stream ended: at the log's end, the client went, it took nothing for too long, shutdown, a fault."""
+Observed = Literal["stream", "poll"]
+"""How upstream's word came: a stream says when, a poll no more than that it was since the last one."""
+ResumeRefusal = Literal["expired", "store", "overloaded", "error"]
+"""Why a resume was not served: past its retention, the store is down, a limit, a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,19 @@ class ResponseFact(Fact):
 @dataclass(frozen=True, slots=True)
 class Created(ResponseFact):
     """Upstream gave its first answer to the create."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted(ResponseFact):
+    """One HTTP request of the create to upstream, begun at `at`. `status` 0: no answer; `error` says what broke.
+
+    `seconds` until the headers; `resends`: how many attempts for the same create went before it.
+    """
+
+    status: int
+    seconds: float
+    resends: int = 0
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +125,7 @@ class Reattached(ResponseFact):
     after: int
     outcome: str
     seconds: float
+    status: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +146,37 @@ class Appended(ResponseFact):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPolled(ResponseFact):
-    """One upstream GET, begun at `at`. `status` is the HTTP status (0: no answer)."""
+    """One upstream GET, begun at `at`. `status` is the HTTP status (0: no answer).
+
+    `lag`: how many seconds later than it was due; None: a client asked, no schedule.
+    """
 
     outcome: PollOutcome
     status: int
     seconds: float
+    lag: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ClientPolled(ResponseFact):
-    """A client's GET of a response was answered."""
+    """A client's GET of a response, begun at `began_at`, was answered with the HTTP status `status`.
+
+    `caller`: the client's span, if it sent a `traceparent`.
+    """
 
     outcome: PollOutcome
     served: Served
+    status: int = 200
+    began_at: float | None = None
+    caller: Caller | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PickedUp(ResponseFact):
+    """A client learnt for the first time that a background response has ended, `seconds` after the gateway did."""
+
+    by: Observed
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +187,7 @@ class Attached(ResponseFact):
     form: CursorForm
     after: int
     behind: int
+    caller: Caller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +205,30 @@ class Detached(ResponseFact):
     started_at: float
     form: CursorForm = CursorForm.NONE
     after: int = -1
+    caller: Caller | None = None
+    user_agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered(Fact):
+    """Events went to a reader that keeps up, `seconds` after upstream's bytes came. A sample, not every write."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRefused(Fact):
+    """A reader that named a position was not served from it."""
+
+    reason: ResumeRefusal
+
+
+@dataclass(frozen=True, slots=True)
+class NumbersSkipped(ResponseFact):
+    """Upstream left out `missing` sequence numbers after `after`."""
+
+    after: int
+    missing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +269,18 @@ class StoreFailed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class Untracked(Fact):
-    """A create went upstream without being tracked; `reason`: store, not_json, limit."""
+    """A create went upstream without being tracked; `reason`: store, not_json, limit. `mode` None: not readable."""
 
     reason: str
+    mode: Mode | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RequestServed(Fact):
-    """One request of a client was answered. `route` is a template, never a path; `seconds` until the headers."""
+    """One request of a client was answered. `route` is a template, never a path; `seconds` until the headers.
+
+    `lifetime`: seconds until its end; `streamed`: the answer was a stream of events. `request_id` is the gateway's own.
+    """
 
     method: str
     route: str
@@ -221,3 +288,41 @@ class RequestServed(Fact):
     origin: Origin | None
     seconds: float
     lifetime: float
+    streamed: bool = False
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed(Fact):
+    """What this process holds, counted in one walk over all of it. All times are unix seconds.
+
+    `live`: how many by (status or None, mode). `oldest_created`, `oldest_progress`: by status, of whichever live
+    response was created, or moved, longest ago. `stuck`: by reason. `outstanding`: live responses whose continuation
+    token has not come back. `expires_at`: when upstream will forget the first of them; None: none that it would.
+    """
+
+    live: Mapping[tuple[Status | None, Mode], int]
+    oldest_created: Mapping[Status | None, float]
+    oldest_progress: Mapping[Status | None, float]
+    stuck: Mapping[Stuck, int]
+    outstanding: int
+    followers: int
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreMeasured(Fact):
+    """How much room the store takes and has left, in bytes; None: there is no telling."""
+
+    bytes: int
+    free_bytes: int | None = None
+    capacity_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLagged(Fact):
+    """The event loop ran something `seconds` later than it was due."""
+
+    seconds: float

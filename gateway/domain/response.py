@@ -40,16 +40,37 @@ class Stuck(StrEnum):
     NO_PROGRESS = "no_progress"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     WAITS_FOR_OWNER = "waiting_for_owner"
+    LOST = "lost"
+    EXPIRED = "upstream_expired"
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one response. `cached` is part of `input`, `reasoning` part of `output`: never add them up."""
+    """Tokens of one response. `cached` is part of `input`, `reasoning` part of `output`: never add them up.
+
+    `cache_written` is part of `input`, too.
+    """
 
     input: int = 0
     cached: int = 0
     output: int = 0
     reasoning: int = 0
+    cache_written: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A client's span, as its `traceparent` names it: ids, W3C flags byte, `tracestate`."""
+
+    trace_id: int
+    span_id: int
+    flags: int
+    state: str = ""
+
+    @property
+    def sampled(self) -> bool:
+        """The caller records its own span."""
+        return bool(self.flags & 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +102,8 @@ class Counts:
     tokens_issued: int = 0
     tokens_redeemed: int = 0
     contradictions: int = 0
+    stucks: int = 0
+    pickups: int = 0
 
     def plus(self, added: Mapping[str, int]) -> "Counts":
         """These counts with increments by name."""
@@ -92,8 +115,10 @@ class Response:
     """One response and all that is known of it.
 
     `key` is the gateway's own name for it, drawn before upstream is called; `response_id` is upstream's. Times are unix
-    seconds by the gateway's clock. `path` and `query` are those of the create, upstream's side: retrieving it is
-    `GET {path}/{response_id}?{query}`. `tail` is the last position of its log (-1: empty) and belongs to the store.
+    seconds by the gateway's clock; `completed_at` alone is by upstream's. `request_id` names the create's request,
+    `token_open`: a continuation token was shown and has not come back since, `ended_by`: who saw the end. `path` and
+    `query` are those of the create, upstream's side: retrieving it is `GET {path}/{response_id}?{query}`. `tail` is the
+    last position of its log (-1: empty) and belongs to the store.
     """
 
     key: str
@@ -138,6 +163,11 @@ class Response:
     stuck: Stuck | None = None
     stuck_at: float | None = None
     upstream_request_id: str | None = None
+    request_id: str | None = None
+    token_open: bool = False
+    completed_at: float | None = None
+    service_tier: str | None = None
+    ended_by: str | None = None
     counts: Counts = field(default_factory=Counts)
 
     @property

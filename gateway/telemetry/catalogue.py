@@ -18,26 +18,34 @@ from gateway.telemetry import names
 Kind = Literal["counter", "gauge", "histogram"]
 NO_STATUS = "none"
 """The `status` of a response before upstream has named one."""
-UNKNOWN_MODEL = "unknown"
+UNKNOWN = "unknown"
+"""A model that upstream has not confirmed, a mode that could not be read."""
 
 # From 0.1 s to 8 h: a short answer and a night of research.
 _LIFETIME = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800)
 _WAIT = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 28800)
+# 40 s: the longest pause of the poll schedule, its jitter and a slow answer.
+_DETECTION = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 120, 300, 1800, 28800)
 _HEADERS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 600)
+_POLL = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300)
 _APPEND = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 _BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _POLLS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
+_EVENTS = (0, 1, 5, 10, 50, 100, 500, 1000, 5000, 10000, 50000)
 
 _MODES = tuple(Mode)
 _BACKGROUND = tuple(mode for mode in Mode if mode.background)
 _ENDED = tuple(status for status in Status if status in TERMINAL)
 _OPEN = (NO_STATUS, *(status for status in Status if status not in TERMINAL))
 _POLLED = get_args(facts.PollOutcome)
-_LEFT = tuple(how for how in get_args(facts.Left) if how != "end")
+_OBSERVED = get_args(facts.Observed)
+_GIVEN_UP = tuple(ending for ending in Ending if ending is not Ending.TERMINAL)
 _REASONS = tuple(Stuck)
 _FORMS = tuple(CursorForm)
 _LEARNT: tuple[str, ...] = ()
-_MODEL = (UNKNOWN_MODEL,)
+_MODEL = (UNKNOWN,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +60,29 @@ class Metric:
 
 
 METRICS: tuple[Metric, ...] = (
+    # Responses
     Metric(names.CREATED, "counter", "Responses that upstream accepted.", {"mode": _MODES, "model": _MODEL}),
-    Metric(names.LIVE, "gauge", "Responses being tracked, by last known status.", {"status": _OPEN, "mode": _MODES}),
+    Metric(names.LIVE, "gauge", "Responses in this process's hands, by status.", {"status": _OPEN, "mode": _MODES}),
+    Metric(names.OLDEST_CREATED, "gauge", "When the oldest live response of this status was created.", {"status": ()}),
+    Metric(
+        names.OLDEST_PROGRESS,
+        "gauge",
+        "When the live response of this status that has stood still longest moved last.",
+        {"status": ()},
+    ),
+    Metric(names.EXPIRY, "gauge", "When upstream will forget the first live response that it does not answer for."),
     Metric(
         names.TERMINAL,
         "counter",
-        "Responses whose tracking ended: upstream's final word (ending=terminal) or why it was given up; late: the "
-        "final word came after that.",
-        {"status": _LEARNT, "mode": _MODES, "model": _MODEL, "ending": tuple(Ending), "late": ("false", "true")},
+        "Responses whose final status is known, each once; error_type and origin (who is to blame) of failed ones.",
+        {"status": _ENDED, "mode": _MODES, "model": _MODEL, "error_type": ("none",), "origin": ("none",)},
+    ),
+    Metric(names.LATE, "counter", "Final statuses that came after the tracking was given up.", {"status": _ENDED}),
+    Metric(
+        names.GIVEN_UP,
+        "counter",
+        "Responses whose tracking ended without a final status, and why.",
+        {"ending": _GIVEN_UP, "mode": _MODES},
     ),
     Metric(
         names.REFUSED,
@@ -68,14 +91,52 @@ METRICS: tuple[Metric, ...] = (
         {"mode": _MODES, "status_class": ("4xx", "5xx")},
     ),
     Metric(
-        names.DURATION,
+        names.UNTRACKED,
+        "counter",
+        "Creates that went upstream untracked.",
+        {"reason": ("store", "not_json", "limit"), "mode": (*_MODES, UNKNOWN)},
+    ),
+    Metric(names.DURATION, "histogram", "Create to final status.", {"mode": _MODES, "status": _ENDED}, _LIFETIME),
+    Metric(
+        names.QUEUE,
         "histogram",
-        "Seconds from create to upstream's final word.",
-        {"mode": _MODES, "status": _ENDED},
+        "Create to leaving `queued`.",
+        {"mode": _BACKGROUND, "observed": _OBSERVED},
         _LIFETIME,
     ),
-    Metric(names.QUEUE, "histogram", "Seconds from create to leaving `queued`.", {"mode": _BACKGROUND}, _LIFETIME),
-    Metric(names.FIRST_OUTPUT, "histogram", "Seconds from create to the first output.", {"mode": _MODES}, _WAIT),
+    Metric(
+        names.FIRST_OUTPUT,
+        "histogram",
+        "Create to the first output.",
+        {"mode": _MODES, "observed": _OBSERVED},
+        _WAIT,
+    ),
+    Metric(
+        names.PER_TOKEN,
+        "histogram",
+        "First output to end, per output token, of streamed responses.",
+        {"mode": _MODES},
+        _PER_TOKEN,
+    ),
+    Metric(names.CANCELS, "counter", "Cancels that were asked for.", {"status_class": ("2xx", "4xx", "5xx")}),
+    Metric(
+        names.TAKEN_UP,
+        "counter",
+        "Live responses that were taken up after a restart.",
+        {"how": ("pumped", "polled", "waits_for_owner", "ended")},
+    ),
+    Metric(names.STUCK, "gauge", "Responses that should move and do not, by reason.", {"reason": _REASONS}),
+    Metric(names.BECAME_STUCK, "counter", "Times that a response became stuck.", {"reason": _REASONS}),
+    Metric(names.RECOVERED, "counter", "Times that a stuck response moved again, or ended.", {"reason": _REASONS}),
+    Metric(names.CONTRADICTIONS, "counter", "Things that upstream said and that cannot be.", {"what": _LEARNT}),
+    Metric(
+        names.TOKENS,
+        "counter",
+        "Tokens of the model, once per response. Cached is part of input, reasoning part of output.",
+        {"kind": ("input", "cached", "output", "reasoning"), "model": _MODEL},
+    ),
+    Metric(names.COST, "counter", "What the tokens cost by the setting `prices`, in its currency.", {"model": _LEARNT}),
+    # Polls
     Metric(
         names.CLIENT_POLLS,
         "counter",
@@ -90,17 +151,55 @@ METRICS: tuple[Metric, ...] = (
         {"mode": _MODES, "by": ("client", "gateway")},
         _POLLS,
     ),
+    Metric(names.POLL_SECONDS, "histogram", "How long upstream took to answer a poll.", {}, _POLL),
+    Metric(names.POLL_LAG, "histogram", "How much later than due upstream was polled.", {}, _LAG),
+    Metric(
+        names.DETECTION,
+        "histogram",
+        "Upstream's `completed_at` to the gateway's knowing it; never below 0.",
+        {"observed": _OBSERVED},
+        _DETECTION,
+    ),
+    Metric(names.DETECTION_CLAMPED, "counter", "Detections that upstream's clock dated into the future: taken as 0."),
+    Metric(
+        names.PICKUP,
+        "histogram",
+        "The gateway's knowing of an end to the first client's; background responses only.",
+        {"by": _OBSERVED},
+        _LIFETIME,
+    ),
+    # Streams
+    Metric(names.FOLLOWERS, "gauge", "Clients that read a stream."),
     Metric(
         names.ATTACHES,
         "counter",
         "Readers of a stream: the first, a resume at a cursor, a replay from the start; and how the cursor was given.",
         {"kind": get_args(facts.AttachKind), "form": _FORMS},
     ),
-    Metric(names.DISCONNECTS, "counter", "Readers that left before the end of the stream.", {"how": _LEFT}),
+    Metric(
+        names.RESUMES_REFUSED,
+        "counter",
+        "Resumes that were not served from their cursor on.",
+        {"reason": get_args(facts.ResumeRefusal)},
+    ),
+    Metric(names.BEHIND, "histogram", "Events that a resuming reader had to catch up with.", {}, _EVENTS),
+    Metric(
+        names.DISCONNECTS,
+        "counter",
+        "Readers that left before the end of the stream: client (left, slow) or gateway (drain, error).",
+        {"side": ("client", "gateway"), "reason": ("left", "slow", "drain", "error")},
+    ),
     Metric(names.DELIVERED, "counter", "Events delivered to readers, counted when each leaves."),
     Metric(names.REPLAYED, "counter", "Delivered events that were in the log before their reader came."),
+    Metric(
+        names.DELIVERY,
+        "histogram",
+        "Upstream's bytes to the write to a reader that keeps up; sampled once a second per reader.",
+        {},
+        _APPEND,
+    ),
     Metric(names.APPENDED, "counter", "Events written to logs."),
-    Metric(names.APPEND_SECONDS, "histogram", "Seconds until a batch of events was in the log.", {}, _APPEND),
+    Metric(names.APPEND_SECONDS, "histogram", "Until a batch of events was in the log.", {}, _APPEND),
     Metric(names.APPEND_BATCH, "histogram", "Events written to a log at a time.", {}, _BATCH),
     Metric(names.CUTS, "counter", "Upstream streams that broke off without a terminal event.", {"reason": _LEARNT}),
     Metric(
@@ -109,11 +208,8 @@ METRICS: tuple[Metric, ...] = (
         "Attempts to go on reading an upstream stream at its last number.",
         {"outcome": ("resumed", "refused", "failed")},
     ),
-    Metric(names.CANCELS, "counter", "Cancels that clients asked for.", {"status_class": ("2xx", "4xx", "5xx")}),
-    Metric(names.STUCK, "gauge", "Responses that should move and do not, by reason.", {"reason": _REASONS}),
-    Metric(names.BECAME_STUCK, "counter", "Times that a response became stuck.", {"reason": _REASONS}),
-    Metric(names.RECOVERED, "counter", "Times that a stuck response moved again.", {"reason": _REASONS}),
-    Metric(names.CONTRADICTIONS, "counter", "Things that upstream said and that cannot be.", {"what": _LEARNT}),
+    Metric(names.GAPS, "counter", "Times that upstream's sequence numbers jumped."),
+    # Continuation tokens
     Metric(names.TOKENS_ISSUED, "counter", "Continuation tokens shown to clients."),
     Metric(
         names.TOKENS_REDEEMED,
@@ -121,32 +217,30 @@ METRICS: tuple[Metric, ...] = (
         "Continuation tokens that came back.",
         {"how": ("poll", "resume"), "form": _FORMS},
     ),
-    Metric(
-        names.TOKENS,
-        "counter",
-        "Tokens of the model, once per response. Cached is part of input, reasoning part of output.",
-        {"kind": ("input", "cached", "output", "reasoning"), "model": _MODEL},
-    ),
-    Metric(
-        names.TAKEN_UP,
-        "counter",
-        "Live responses that were taken up after a restart.",
-        {"how": ("pumped", "polled", "waits_for_owner", "ended")},
-    ),
+    Metric(names.TOKENS_OUTSTANDING, "gauge", "Live responses whose continuation token has not come back."),
+    # HTTP
     Metric(
         names.REQUESTS,
         "counter",
         "Requests of clients; origin: who is to blame for an error.",
         {"route": _LEARNT, "method": _LEARNT, "status_class": _LEARNT, "origin": ("none", *get_args(Origin))},
     ),
-    Metric(names.REQUEST_SECONDS, "histogram", "Seconds until a request's headers.", {"route": _LEARNT}, _HEADERS),
-    Metric(names.STORE_FAILURES, "counter", "Things the store could not do.", {"operation": _LEARNT}),
+    Metric(names.IN_FLIGHT, "gauge", "Requests of clients that are being answered."),
+    Metric(names.HEADERS_SECONDS, "histogram", "Until a request's headers were written.", {"route": _LEARNT}, _HEADERS),
+    Metric(names.STREAM_SECONDS, "histogram", "How long streamed answers lasted.", {"route": _LEARNT}, _LIFETIME),
     Metric(
-        names.UNTRACKED,
+        names.HTTP_BYTES,
         "counter",
-        "Creates that went upstream untracked.",
-        {"reason": ("store", "not_json", "limit")},
+        "Bytes of clients' requests and of their answers, without heads.",
+        {"direction": ("received", "sent")},
     ),
+    # The gateway itself
+    Metric(names.LOOP_LAG, "histogram", "How much later than due the event loop ran something.", {}, _LAG),
+    Metric(names.UPSTREAM_REACHABLE, "gauge", "Whether upstream answered the last request, in whatever way (1 or 0)."),
+    Metric(names.STORE_BYTES, "gauge", "Bytes that the store takes."),
+    Metric(names.STORE_FREE, "gauge", "Bytes that the store's disk has left."),
+    Metric(names.STORE_CAPACITY, "gauge", "Bytes of the store's disk."),
+    Metric(names.STORE_FAILURES, "counter", "Things the store could not do.", {"operation": _LEARNT}),
     Metric(names.PURGED, "counter", "Records whose content, or which themselves, were deleted after their retention."),
     Metric(names.SPANS_EXPORTED, "counter", "Spans that the collector took."),
     Metric(
@@ -155,6 +249,7 @@ METRICS: tuple[Metric, ...] = (
         "Spans that were lost.",
         {"reason": ("queue_full", "export_failed", "shutdown")},
     ),
+    Metric(names.SPANS_DUE, "gauge", "Generation spans that the collector has not taken yet; they are kept, and sent."),
     Metric(names.OBSERVERS_REMOVED, "counter", "Parts of the telemetry that raised and were switched off."),
     Metric(names.BUILD, "gauge", "Always 1; the version that is running.", {"version": _LEARNT, "python": _LEARNT}),
 )

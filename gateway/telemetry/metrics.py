@@ -23,7 +23,7 @@ from prometheus_client import (
 from gateway.domain import facts
 from gateway.domain.response import TERMINAL, Ending, Response, Status, Trace
 from gateway.telemetry import names
-from gateway.telemetry.catalogue import METRICS, NO_STATUS, UNKNOWN_MODEL, Kind, Metric, table
+from gateway.telemetry.catalogue import METRICS, NO_STATUS, UNKNOWN, Kind, Metric, table
 
 __all__ = ["Metrics", "table"]
 
@@ -34,6 +34,12 @@ _LEARNT_VALUES = 64
 _LABEL_CHARACTERS = 100
 
 
+_SIDES: dict[facts.Left, tuple[str, str]] = {
+    "client": ("client", "left"),
+    "slow": ("client", "slow"),
+    "drain": ("gateway", "drain"),
+    "error": ("gateway", "error"),
+}
 _VENDOR: dict[Kind, Any] = {
     "counter": Counter,
     "gauge": Gauge,
@@ -86,7 +92,7 @@ class Metrics:
             facts.Cancelled: lambda f: self._inc(names.CANCELS, _status_class(f.status)),
             facts.Purged: lambda f: self._inc(names.PURGED, by=f.records),
             facts.StoreFailed: lambda f: self._inc(names.STORE_FAILURES, f.operation),
-            facts.Untracked: lambda f: self._inc(names.UNTRACKED, f.reason),
+            facts.Untracked: lambda f: self._inc(names.UNTRACKED, f.reason, f.mode or UNKNOWN),
             facts.RequestServed: self._request_served,
         }
 
@@ -124,18 +130,25 @@ class Metrics:
         if fact.after not in TERMINAL:
             self._now_live(response)
         if fact.before is Status.QUEUED:
-            self._observe(names.QUEUE, fact.at - response.created_at, response.mode, trace=response.trace)
+            self._observe(
+                names.QUEUE, fact.at - response.created_at, response.mode, _observed(response), trace=response.trace
+            )
 
     def _first_output(self, fact: facts.FirstOutput) -> None:
         response = fact.response
-        self._observe(names.FIRST_OUTPUT, fact.at - response.created_at, response.mode, trace=response.trace)
+        waited = fact.at - response.created_at
+        self._observe(names.FIRST_OUTPUT, waited, response.mode, _observed(response), trace=response.trace)
 
     def _ended(self, fact: facts.Ended) -> None:
         response, trace = fact.response, fact.response.trace
         self._not_live(response.key)
         model, mode = _model(response), response.mode
-        late = "true" if fact.late else "false"
-        self._inc(names.TERMINAL, _status(response), mode, model, response.ending or OTHER, late, trace=trace)
+        if response.terminal:
+            self._inc(names.TERMINAL, _status(response), mode, model, "none", "none", trace=trace)
+        if fact.late:
+            self._inc(names.LATE, _status(response))
+        elif response.ending is not Ending.TERMINAL:
+            self._inc(names.GIVEN_UP, response.ending or OTHER, mode, trace=trace)
         if response.ending is Ending.TERMINAL and response.usage is not None:
             usage = response.usage
             for kind in ("input", "cached", "output", "reasoning"):
@@ -170,13 +183,13 @@ class Metrics:
     def _detached(self, fact: facts.Detached) -> None:
         self._inc(names.DELIVERED, by=fact.delivered)
         self._inc(names.REPLAYED, by=fact.replayed)
-        if fact.how != "end":
-            self._inc(names.DISCONNECTS, fact.how)
+        if fact.how in _SIDES:
+            self._inc(names.DISCONNECTS, *_SIDES[fact.how])
 
     def _request_served(self, fact: facts.RequestServed) -> None:
         method = fact.method if fact.method in METHODS else names.ERROR_OTHER
         self._inc(names.REQUESTS, fact.route, method, _status_class(fact.status), fact.origin or "none")
-        self._observe(names.REQUEST_SECONDS, fact.seconds, fact.route)
+        self._observe(names.HEADERS_SECONDS, fact.seconds, fact.route)
 
     # The gauges remember what each response counts as: a fact told twice, or in another order, cannot skew them.
 
@@ -251,7 +264,11 @@ def _status(response: Response) -> str:
 
 
 def _model(response: Response) -> str:
-    return response.model or UNKNOWN_MODEL
+    return response.model or UNKNOWN
+
+
+def _observed(response: Response) -> facts.Observed:
+    return "stream" if response.pumped else "poll"
 
 
 def _status_class(status: int) -> str:
