@@ -4,9 +4,9 @@ A setting is a flag (`--poll-max-age-s 2`), an environment variable (`GATEWAY_PO
 file (`poll_max_age_s = 2`), in that order of precedence. Flags, variables, help and README's table all come from
 `Settings`: to add a setting, add a field; the string under it is what the user reads.
 
-Rule: the only reader of `os.environ` and the only importer of pydantic; with `config_reading` it knows
-nothing of the rest of the gateway, so every floor may read it. pydantic-settings is left out on purpose: its sources
-skip a file that is missing, do not notice an unknown variable and do not say which place a bad value came from.
+Rule: the only reader of `os.environ` and the only importer of pydantic; with `config_reading` and `config_writing` it
+knows nothing of the rest of the gateway, so every floor may read it. pydantic-settings is left out on purpose: its
+sources skip a file that is missing, do not notice an unknown variable and do not say which place a bad value came from.
 """
 
 import argparse
@@ -14,11 +14,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, SecretStr, ValidationError, model_validator
 
 from gateway import config_reading as reading
+from gateway import config_writing as writing
 from gateway.config_reading import Address, SettingsError
 
 __all__ = [
@@ -266,30 +267,9 @@ def _is_secret(name: str) -> bool:
     return Settings.model_fields[name].annotation == SecretStr | None
 
 
-_METAVARS = (
-    ("_schedule_s", "SECONDS,..."),
-    ("_per_s", "NUMBER"),
-    ("_s", "SECONDS"),
-    ("_bytes", "BYTES"),
-    ("listen", "HOST:PORT"),
-    ("upstream", "URL"),
-    ("store", "URL"),
-    ("", "VALUE"),
-)
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--config FILE` and one flag per setting; the namespace then holds only those that were typed."""
-    group = parser.add_argument_group("settings", "each is also a variable (in brackets) and a key of the file")
-    group.add_argument("--config", type=Path, metavar="FILE", help=f"TOML file [{reading.FILE_VARIABLE}]")
-    for name, field in Settings.model_fields.items():
-        how: dict[str, Any] = {"metavar": next(word for ending, word in _METAVARS if name.endswith(ending))}
-        if get_origin(field.annotation) is Literal:
-            how = {"metavar": "|".join(get_args(field.annotation))}
-        elif field.annotation is bool:
-            how = {"action": argparse.BooleanOptionalAction}
-        meaning = f"{field.description} (default: {_default(name)}) [{reading.variable(name)}]".replace("%", "%%")
-        group.add_argument(reading.flag(name), dest=name, default=argparse.SUPPRESS, help=meaning, **how)
+    writing.add_flags(parser, Settings.model_fields)
 
 
 def environment() -> Mapping[str, str]:
@@ -320,23 +300,7 @@ def flags_of(namespace: argparse.Namespace) -> dict[str, str]:
 
 def table() -> str:
     """The settings as a Markdown table, as README shows it."""
-    rows = ["| flag | variable | default | meaning |", "| --- | --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
-        flag = f"`{reading.flag(name)}`" + (f", `--no{reading.flag(name)[1:]}`" if field.annotation is bool else "")
-        rows.append(f"| {flag} | `{reading.variable(name)}` | {_default(name)} | {field.description} |")
-    return "\n".join(rows)
-
-
-def _default(name: str) -> str:
-    """A default as a user would write it; "none" where there is none."""
-    value = Settings.model_fields[name].default
-    if name.endswith("_bytes"):
-        return f"{value // 2**20}MiB" if value % 2**20 == 0 else f"{value // 2**10}KiB"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(f"{pause:g}" for pause in value)
-    return "none" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
+    return writing.table(Settings.model_fields)
 
 
 if __name__ == "__main__":

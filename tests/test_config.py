@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway import config
+from gateway import config, config_writing
 from gateway.config import Address, Settings, SettingsError, add_flags, flags_of, load
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def test_the_file_is_named_by_the_flag_or_by_the_variable(file, tmp_path):
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_can_be_written_in_each_place_and_its_default_means_what_it_says(name, file):
-    default = config._default(name)
+    default = config_writing.default(name, FIELDS[name])
     if default == "none":
         default = "sk-1"
     flag = [f"--{name.replace('_', '-')}", default]
@@ -312,7 +312,7 @@ def test_help_tells_meaning_default_and_variable_of_every_setting():
 
     for name, field in FIELDS.items():
         assert field.description
-        assert f"{field.description} (default: {config._default(name)}) [GATEWAY_{name.upper()}]" in shown
+        assert f"{field.description} (default: {config_writing.default(name, field)}) [GATEWAY_{name.upper()}]" in shown
     assert "--config FILE TOML file [GATEWAY_CONFIG]" in shown
 
 
