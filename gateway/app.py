@@ -68,7 +68,7 @@ class Gateway:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
-        self.metrics = Metrics(None, settings.max_models, version=VERSION)
+        self.metrics = Metrics(settings.max_models, version=VERSION)
         self.tracing = Tracing(
             environ or {},
             version=VERSION,

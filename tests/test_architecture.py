@@ -24,7 +24,7 @@ VENDORS = {
     "yarl": {"relay", "top"},
     "multidict": {"relay.upstream", "edge"},
     "opentelemetry": {"telemetry"},
-    "prometheus_client": {"telemetry.metrics"},
+    "prometheus_client": {"telemetry.series"},
     "structlog": {"telemetry.logs"},
     "sqlite3": {"store"},
     "pydantic": {"config"},

@@ -101,6 +101,7 @@ def test_a_life_leaves_its_milestones_and_one_line_that_tells_it_all() -> None:
         "cached_tokens": 40,
         "output_tokens": 50,
         "reasoning_tokens": 30,
+        "cache_written_tokens": 0,
         "client_polls": 2,
         "upstream_polls": 1,
         "attaches": 2,
@@ -110,6 +111,8 @@ def test_a_life_leaves_its_milestones_and_one_line_that_tells_it_all() -> None:
         "continuation_tokens_issued": 0,
         "continuation_tokens_redeemed": 0,
         "contradictions": 0,
+        "stucks": 0,
+        "pickups": 0,
     }
 
 

@@ -11,6 +11,40 @@ import msgspec
 Origin = Literal["client", "gateway", "upstream", "store"]
 """Who is to blame."""
 
+# What the one who asked can mend: the prompt, what is in it, or the account that pays for it.
+# Source: the `code` of a response's `error`, and codes that are reported besides.
+_CLIENTS_CODES = frozenset(
+    {
+        "bio_policy",
+        "content_filter",
+        "context_length_exceeded",
+        "credit_balance_exhausted",
+        "cyber_policy",
+        "data_residency_mismatch",
+        "empty_image_file",
+        "failed_to_download_image",
+        "insufficient_quota",
+        "misalignment_policy_violation",
+    }
+)
+_CLIENTS_BEGINNINGS = ("invalid_", "image_", "unsupported_", "content_policy")
+# Upstream's own limits, and what it was too slow or too busy for.
+_UPSTREAMS_STATUSES = frozenset({408, 409, 425, 429})
+_CREDENTIAL_STATUSES = frozenset({401, 403, 407})
+
+
+def origin_of(*, status: int | None = None, code: str | None = None, own_credential: bool = False) -> Origin:
+    """Who is to blame for what upstream refused (HTTP `status`) or did not bring to an end (`code` of its error).
+
+    `own_credential`: the gateway's was used, so that a refused one is not the client's fault.
+    """
+    if status is None:
+        clients = code is not None and (code in _CLIENTS_CODES or code.startswith(_CLIENTS_BEGINNINGS))
+        return "client" if clients else "upstream"
+    if status in _CREDENTIAL_STATUSES and own_credential:
+        return "gateway"
+    return "upstream" if status >= 500 or status in _UPSTREAMS_STATUSES else "client"
+
 
 def error_body(message: str, *, type: str, code: str | None, param: str | None = None) -> bytes:
     """OpenAI's error shape: `{"error": {"message", "type", "param", "code"}}`, as JSON bytes."""

@@ -31,6 +31,7 @@ from gateway.relay.live import Live
 from gateway.relay.poller import Poller
 from gateway.relay.pump import Pump
 from gateway.relay.routing import Route
+from gateway.relay.survey import Survey
 from gateway.relay.upstream import Call, Upstream
 from gateway.store.port import Store
 from gateway.store.purge import purge
@@ -264,7 +265,7 @@ class Tracker:
     async def _look_around(self) -> None:
         while True:
             await asyncio.sleep(self._look_every_s)
-            now, unwritten = self._clock(), []
+            now, survey, unwritten = self._clock(), Survey(), []
             for live in tuple(self.live.values()):
                 facts: tuple[Fact, ...]
                 live.response, facts = expire(
@@ -275,6 +276,9 @@ class Tracker:
                     await self._abandon(live, outcome)
                 elif live.saved is not live.response and time.monotonic() - live.written_at > _WRITE_EVERY_S:
                     unwritten.append(live)
+                if not live.response.ended:
+                    survey.add(live.response, token_open=live.token_open)
+            self._telemetry.emit([survey.done(now, followers=self.followers)])
             # Some at a time: the writes of thousands, decided in one go, would hold the event loop up.
             for start in range(0, len(unwritten), _WRITTEN_AT_ONCE):
                 await asyncio.gather(*map(self._write, unwritten[start : start + _WRITTEN_AT_ONCE]))

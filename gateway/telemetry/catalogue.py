@@ -1,7 +1,8 @@
 """The catalogue of metrics: the whole contract with dashboards and alerts, as a table.
 
-Rule: values only; `metrics.py` makes the series from it, README's table is made from it. Every label has a bounded set
-of values: those that are named here have their series from the start, so that a rate starts at 0 and not at nothing.
+Rule: values only; `series.py` makes the series from it, README's table is made from it. Every label has a bounded set
+of values: those that are named here have their series from the start, those of a model from when its name is learnt, so
+that a rate starts at 0 and not at nothing. A gauge that has nothing to show has no series.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from gateway.domain.response import TERMINAL, Ending, Status, Stuck
 from gateway.telemetry import names
 
 Kind = Literal["counter", "gauge", "histogram"]
+MODEL = "model"
+"""The label that a setting bounds."""
 NO_STATUS = "none"
 """The `status` of a response before upstream has named one."""
 UNKNOWN = "unknown"

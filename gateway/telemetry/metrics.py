@@ -1,38 +1,24 @@
 """Metrics as a projection of facts: `Metrics.observe` is an observer, `Metrics.render` the scrape.
 
-Rule: the only importer of prometheus_client; no I/O, no clock. What there is to count is in `catalogue.METRICS`, how a
-fact counts is one entry of a table. Label values are those of the catalogue; others are learnt up to a limit and
-`other` beyond it, so that nobody's text can grow the scrape.
+Rule: no I/O, no clock. What there is to count is in `catalogue.METRICS`, how a fact counts is one entry of a table.
 """
 
 import platform
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    exposition,
-)
-
 from gateway.domain import facts
-from gateway.domain.response import TERMINAL, Ending, Response, Status, Trace
+from gateway.domain.errors import origin_of
+from gateway.domain.response import Ending, Response, Status
 from gateway.telemetry import names
-from gateway.telemetry.catalogue import METRICS, NO_STATUS, UNKNOWN, Kind, Metric, table
+from gateway.telemetry.catalogue import METRICS, NO_STATUS, UNKNOWN, table
+from gateway.telemetry.series import OTHER, Reading, Registry, Series
 
 __all__ = ["Metrics", "table"]
 
-OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 """RFC 9110, RFC 5789 and the HTTP QUERY method: any other is `_OTHER`, as the HTTP conventions say."""
-_LEARNT_VALUES = 64
-_LABEL_CHARACTERS = 100
-
+_NONE = "none"
 
 _SIDES: dict[facts.Left, tuple[str, str]] = {
     "client": ("client", "left"),
@@ -40,36 +26,19 @@ _SIDES: dict[facts.Left, tuple[str, str]] = {
     "drain": ("gateway", "drain"),
     "error": ("gateway", "error"),
 }
-_VENDOR: dict[Kind, Any] = {
-    "counter": Counter,
-    "gauge": Gauge,
-    "histogram": Histogram,
-}
 
 
 class Metrics:
-    """Counts what the facts say. `registry`: where to; None makes one of its own, with the process's own metrics.
+    """Counts what the facts say. `max_models`: how many model names are told apart.
 
-    `max_models`: how many model names are told apart. Only names that upstream confirmed are: what a request asks for
-    is anybody's text.
+    Only names that upstream confirmed are: what a request asks for is anybody's text.
     """
 
-    def __init__(self, registry: CollectorRegistry | None, max_models: int, *, version: str = "unknown") -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the vendor's
-        if registry is None:
-            registry = CollectorRegistry()
-            ProcessCollector(registry=registry)
-        self._registry = registry
-        self._labels: dict[str, tuple[str, ...]] = {}
-        self._known: dict[str, set[str]] = {}
-        self._room = {"model": max_models}
-        self._families: dict[str, Any] = {}
-        self._children: dict[tuple[str, ...], Any] = {}
-        for metric in METRICS:
-            self._register(metric)
-        self._live: dict[str, tuple[str, str]] = {}
-        self._stuck: dict[str, str] = {}
-        self._child(names.BUILD, version, platform.python_version()).set(1)
+    def __init__(self, max_models: int, *, version: str = "unknown") -> None:
+        self.registry = Registry()
+        self._series = Series(self.registry, METRICS, max_models)
+        self._inc, self._observe, self._show = self._series.inc, self._series.observe, self._series.show
+        self._show(names.BUILD, {(version, platform.python_version()): 1})
         self._project: dict[type[facts.Fact], Callable[[Any], None]] = {
             facts.Created: self._created,
             facts.Refused: lambda f: self._inc(names.REFUSED, f.response.mode, _status_class(f.status)),
@@ -77,16 +46,20 @@ class Metrics:
             facts.FirstOutput: self._first_output,
             facts.Ended: self._ended,
             facts.BecameStuck: self._became_stuck,
-            facts.Recovered: self._recovered,
+            facts.Recovered: lambda f: self._inc(names.RECOVERED, f.reason),
             facts.Contradicted: lambda f: self._inc(names.CONTRADICTIONS, f.what),
             facts.UpstreamCut: lambda f: self._inc(names.CUTS, f.reason),
             facts.Reattached: lambda f: self._inc(names.REATTACHES, f.outcome),
-            facts.TakenUp: self._taken_up,
+            facts.TakenUp: lambda f: self._inc(names.TAKEN_UP, f.how),
             facts.Appended: self._appended,
-            facts.UpstreamPolled: lambda f: self._inc(names.UPSTREAM_POLLS, f.outcome),
+            facts.UpstreamPolled: self._upstream_polled,
             facts.ClientPolled: lambda f: self._inc(names.CLIENT_POLLS, f.outcome, f.served),
-            facts.Attached: lambda f: self._inc(names.ATTACHES, f.kind, f.form),
+            facts.PickedUp: lambda f: self._observe(names.PICKUP, f.seconds, f.by, trace=f.response.trace),
+            facts.Attached: self._attached,
             facts.Detached: self._detached,
+            facts.Delivered: lambda f: self._observe(names.DELIVERY, f.seconds),
+            facts.ResumeRefused: lambda f: self._inc(names.RESUMES_REFUSED, f.reason),
+            facts.NumbersSkipped: lambda f: self._inc(names.GAPS),
             facts.TokenIssued: lambda f: self._inc(names.TOKENS_ISSUED),
             facts.TokenRedeemed: lambda f: self._inc(names.TOKENS_REDEEMED, f.how, f.form),
             facts.Cancelled: lambda f: self._inc(names.CANCELS, _status_class(f.status)),
@@ -94,6 +67,9 @@ class Metrics:
             facts.StoreFailed: lambda f: self._inc(names.STORE_FAILURES, f.operation),
             facts.Untracked: lambda f: self._inc(names.UNTRACKED, f.reason, f.mode or UNKNOWN),
             facts.RequestServed: self._request_served,
+            facts.Surveyed: self._surveyed,
+            facts.StoreMeasured: self._store_measured,
+            facts.LoopLagged: lambda f: self._observe(names.LOOP_LAG, f.seconds),
         }
 
     def observe(self, fact: facts.Fact) -> None:
@@ -102,10 +78,13 @@ class Metrics:
         if project is not None:
             project(fact)
 
+    def read(self, name: str, reading: Reading) -> None:
+        """A gauge is read at each scrape, in the scrape's thread."""
+        self._series.read(name, reading)
+
     def render(self, accept: str) -> tuple[str, bytes]:
         """The scrape for an `Accept` header: content type and body. CPU only; safe in a thread of its own."""
-        encode, content_type = exposition.choose_encoder(accept)
-        return content_type, encode(self._registry)
+        return self.registry.render(accept)
 
     def spans_exported(self, spans: int) -> None:
         """The collector took spans. From any thread."""
@@ -119,20 +98,16 @@ class Metrics:
         """An observer raised and was removed: for `Telemetry(on_removed=...)`."""
         self._inc(names.OBSERVERS_REMOVED)
 
-    # What each fact counts
+    # Responses
 
     def _created(self, fact: facts.Created) -> None:
         self._inc(names.CREATED, fact.response.mode, _model(fact.response), trace=fact.response.trace)
-        self._now_live(fact.response)
 
     def _status_changed(self, fact: facts.StatusChanged) -> None:
         response = fact.response
-        if fact.after not in TERMINAL:
-            self._now_live(response)
-        if fact.before is Status.QUEUED:
-            self._observe(
-                names.QUEUE, fact.at - response.created_at, response.mode, _observed(response), trace=response.trace
-            )
+        if fact.before is Status.QUEUED and response.mode.background:
+            waited = fact.at - response.created_at
+            self._observe(names.QUEUE, waited, response.mode, _observed(response), trace=response.trace)
 
     def _first_output(self, fact: facts.FirstOutput) -> None:
         response = fact.response
@@ -140,45 +115,61 @@ class Metrics:
         self._observe(names.FIRST_OUTPUT, waited, response.mode, _observed(response), trace=response.trace)
 
     def _ended(self, fact: facts.Ended) -> None:
-        response, trace = fact.response, fact.response.trace
-        self._not_live(response.key)
-        model, mode = _model(response), response.mode
-        if response.terminal:
-            self._inc(names.TERMINAL, _status(response), mode, model, "none", "none", trace=trace)
+        response, mode, trace = fact.response, fact.response.mode, fact.response.trace
+        if response.ending is Ending.TERMINAL:
+            self._terminal(fact)
         if fact.late:
             self._inc(names.LATE, _status(response))
-        elif response.ending is not Ending.TERMINAL:
-            self._inc(names.GIVEN_UP, response.ending or OTHER, mode, trace=trace)
-        if response.ending is Ending.TERMINAL and response.usage is not None:
-            usage = response.usage
-            for kind in ("input", "cached", "output", "reasoning"):
-                self._inc(names.TOKENS, kind, model, by=getattr(usage, kind))
-        if fact.late:
             return
-        if response.terminal and response.status is not None:
-            self._observe(names.DURATION, fact.at - response.created_at, mode, response.status, trace=trace)
+        if response.ending is not Ending.TERMINAL:
+            self._inc(names.GIVEN_UP, response.ending or OTHER, mode, trace=trace)
         self._observe(names.POLLS_PER_RESPONSE, response.counts.client_polls, mode, "client")
         self._observe(names.POLLS_PER_RESPONSE, response.counts.upstream_polls, mode, "gateway")
+
+    def _terminal(self, fact: facts.Ended) -> None:
+        response, mode, trace = fact.response, fact.response.mode, fact.response.trace
+        status, model, usage = _status(response), _model(response), response.usage
+        error_type, origin = _NONE, _NONE
+        if response.status is Status.FAILED:
+            error_type, origin = response.error_code or names.ERROR_OTHER, origin_of(code=response.error_code)
+        self._inc(names.TERMINAL, status, mode, model, error_type, origin, trace=trace)
+        if usage is not None:
+            for kind in ("input", "cached", "output", "reasoning"):
+                self._inc(names.TOKENS, kind, model, by=getattr(usage, kind))
+        if response.completed_at is not None:
+            behind = fact.at - response.completed_at
+            self._observe(names.DETECTION, behind, "stream" if fact.source == "stream" else "poll", trace=trace)
+            if behind < 0:
+                self._inc(names.DETECTION_CLAMPED)
+        if fact.late:
+            return
+        self._observe(names.DURATION, fact.at - response.created_at, mode, status, trace=trace)
+        if response.pumped and response.first_output_at is not None and usage is not None and usage.output:
+            took = fact.at - response.first_output_at
+            self._observe(names.PER_TOKEN, took / usage.output, mode, trace=trace)
 
     def _became_stuck(self, fact: facts.BecameStuck) -> None:
         if fact.response.stuck is not None:
             self._inc(names.BECAME_STUCK, fact.response.stuck, trace=fact.response.trace)
-        self._now_stuck(fact.response.key, fact.response.stuck)
 
-    def _recovered(self, fact: facts.Recovered) -> None:
-        self._inc(names.RECOVERED, fact.reason)
-        self._now_stuck(fact.response.key, None)
+    # Polls and streams
 
-    def _taken_up(self, fact: facts.TakenUp) -> None:
-        self._inc(names.TAKEN_UP, fact.how)
-        self._now_live(fact.response)
-        if not fact.response.ended:
-            self._now_stuck(fact.response.key, fact.response.stuck)
+    def _upstream_polled(self, fact: facts.UpstreamPolled) -> None:
+        self._inc(names.UPSTREAM_POLLS, fact.outcome)
+        if fact.status:
+            self._observe(names.POLL_SECONDS, fact.seconds)
+        if fact.lag is not None:
+            self._observe(names.POLL_LAG, fact.lag)
 
     def _appended(self, fact: facts.Appended) -> None:
         self._inc(names.APPENDED, by=fact.events)
         self._observe(names.APPEND_SECONDS, fact.seconds)
         self._observe(names.APPEND_BATCH, fact.events)
+
+    def _attached(self, fact: facts.Attached) -> None:
+        self._inc(names.ATTACHES, fact.kind, fact.form)
+        if fact.kind == "resume":
+            self._observe(names.BEHIND, fact.behind, trace=fact.response.trace)
 
     def _detached(self, fact: facts.Detached) -> None:
         self._inc(names.DELIVERED, by=fact.delivered)
@@ -186,77 +177,34 @@ class Metrics:
         if fact.how in _SIDES:
             self._inc(names.DISCONNECTS, *_SIDES[fact.how])
 
+    # The edge, and the gateway itself
+
     def _request_served(self, fact: facts.RequestServed) -> None:
         method = fact.method if fact.method in METHODS else names.ERROR_OTHER
-        self._inc(names.REQUESTS, fact.route, method, _status_class(fact.status), fact.origin or "none")
+        self._inc(names.REQUESTS, fact.route, method, _status_class(fact.status), fact.origin or _NONE)
         self._observe(names.HEADERS_SECONDS, fact.seconds, fact.route)
+        if fact.streamed:
+            self._observe(names.STREAM_SECONDS, fact.lifetime, fact.route)
+        self._inc(names.HTTP_BYTES, "received", by=fact.received_bytes)
+        self._inc(names.HTTP_BYTES, "sent", by=fact.sent_bytes)
 
-    # The gauges remember what each response counts as: a fact told twice, or in another order, cannot skew them.
+    def _surveyed(self, fact: facts.Surveyed) -> None:
+        self._show(names.LIVE, {(status or NO_STATUS, mode): held for (status, mode), held in fact.live.items()})
+        self._show(names.OLDEST_CREATED, {(status or NO_STATUS,): at for status, at in fact.oldest_created.items()})
+        self._show(names.OLDEST_PROGRESS, {(status or NO_STATUS,): at for status, at in fact.oldest_progress.items()})
+        self._show(names.STUCK, {(reason,): held for reason, held in fact.stuck.items()})
+        self._show(names.TOKENS_OUTSTANDING, {(): fact.outstanding})
+        self._show(names.FOLLOWERS, {(): fact.followers})
+        self._show(names.EXPIRY, {} if fact.expires_at is None else {(): fact.expires_at})
 
-    def _now_live(self, response: Response) -> None:
-        if response.ended:
-            self._not_live(response.key)
-            return
-        counted, now = self._live.get(response.key), (_status(response), str(response.mode))
-        if counted == now:
-            return
-        if counted is not None:
-            self._child(names.LIVE, *counted).dec()
-        self._live[response.key] = now
-        self._child(names.LIVE, *now).inc()
-
-    def _not_live(self, key: str) -> None:
-        counted = self._live.pop(key, None)
-        if counted is not None:
-            self._child(names.LIVE, *counted).dec()
-        self._now_stuck(key, None)
-
-    def _now_stuck(self, key: str, reason: str | None) -> None:
-        counted = self._stuck.pop(key, None)
-        if counted is not None:
-            self._child(names.STUCK, counted).dec()
-        if reason is not None:
-            self._stuck[key] = reason
-            self._child(names.STUCK, reason).inc()
-
-    # Series
-
-    def _register(self, metric: Metric) -> None:
-        extra = {"buckets": metric.buckets} if metric.buckets else {}
-        family = _VENDOR[metric.kind](metric.name, metric.help, tuple(metric.labels), registry=self._registry, **extra)
-        self._families[metric.name], self._labels[metric.name] = family, tuple(metric.labels)
-        for label, values in metric.labels.items():
-            self._known.setdefault(label, set()).update(values)
-            self._room.setdefault(label, _LEARNT_VALUES)
-        for values in product(*metric.labels.values()):
-            self._children[metric.name, *values] = family.labels(*values) if values else family
-
-    def _child(self, name: str, *values: str) -> Any:
-        child = self._children.get((name, *values))
-        if child is not None:
-            return child
-        admitted = tuple(map(self._admitted, self._labels[name], values))
-        return self._children.setdefault((name, *admitted), self._families[name].labels(*admitted))
-
-    def _admitted(self, label: str, value: str) -> str:
-        known = self._known[label]
-        if value in known:
-            return value
-        if not self._room[label] or len(value) > _LABEL_CHARACTERS or not value.isprintable():
-            return OTHER
-        self._room[label] -= 1
-        known.add(value)
-        return value
-
-    def _inc(self, name: str, *values: str, by: float = 1, trace: Trace | None = None) -> None:
-        self._child(name, *values).inc(by, _exemplar(trace))
-
-    def _observe(self, name: str, amount: float, *values: str, trace: Trace | None = None) -> None:
-        self._child(name, *values).observe(max(amount, 0), _exemplar(trace))
-
-
-def _exemplar(trace: Trace | None) -> dict[str, str] | None:
-    return {"trace_id": f"{trace.trace_id:032x}"} if trace is not None and trace.sampled else None
+    def _store_measured(self, fact: facts.StoreMeasured) -> None:
+        sizes = {
+            names.STORE_BYTES: fact.bytes,
+            names.STORE_FREE: fact.free_bytes,
+            names.STORE_CAPACITY: fact.capacity_bytes,
+        }
+        for name, size in sizes.items():
+            self._show(name, {} if size is None else {(): size})
 
 
 def _status(response: Response) -> str:

@@ -1,0 +1,41 @@
+"""What this process holds, counted: one `Surveyed` from one walk over all live responses.
+
+Rule: no clock, no I/O; a response is counted in a few steps, as there may be thousands. Called by the tracker.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from gateway.domain.facts import Surveyed
+from gateway.domain.mode import Mode
+from gateway.domain.response import Response, Status, Stuck
+
+
+@dataclass(slots=True)
+class Survey:
+    """The count of a walk under way."""
+
+    live: Counter[tuple[Status | None, Mode]] = field(default_factory=Counter)
+    stuck: Counter[Stuck] = field(default_factory=Counter)
+    oldest_created: dict[Status | None, float] = field(default_factory=dict)
+    oldest_progress: dict[Status | None, float] = field(default_factory=dict)
+    outstanding: int = 0
+
+    def add(self, response: Response, *, token_open: bool) -> None:
+        """Count a response that has not ended."""
+        status = response.status
+        self.live[status, response.mode] += 1
+        if response.stuck is not None:
+            self.stuck[response.stuck] += 1
+        if response.created_at < self.oldest_created.get(status, response.created_at + 1):
+            self.oldest_created[status] = response.created_at
+        moved_at = max(response.progress_at, response.status_at)
+        if moved_at < self.oldest_progress.get(status, moved_at + 1):
+            self.oldest_progress[status] = moved_at
+        self.outstanding += token_open
+
+    def done(self, at: float, *, followers: int) -> Surveyed:
+        """The walk is over."""
+        return Surveyed(
+            at, self.live, self.oldest_created, self.oldest_progress, self.stuck, self.outstanding, followers
+        )
