@@ -12,8 +12,8 @@ The fold returns values. Whether an ending becomes true is decided by the store'
 poller may all return the same `Outcome` and exactly one of them counts. Called by the pump, the poller and the tracker.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -52,7 +52,8 @@ class Outcome:
     """How a response ends: given to the store's `finish`. `body` is the final object, if there is one.
 
     `closes_log`: the batch written with it holds the event that ends every reader's stream; otherwise readers get the
-    nested error with `code` and `message`.
+    nested error with `code` and `message`. `counts`: what happened that the store has not added up yet. `due`: the end
+    has to be kept until telemetry has told it.
     """
 
     response: Response
@@ -60,6 +61,8 @@ class Outcome:
     closes_log: bool
     code: str | None = None
     message: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    due: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,8 @@ def observe(response: Response, snapshot: Snapshot, at: float) -> Step:
     outcome = None
     if after.terminal:
         after = _ended(after, Ending.TERMINAL, at)
-        outcome = Outcome(after, snapshot.raw, closes_log=False, **_words(after))
+        code, message = _words(after)
+        outcome = Outcome(after, snapshot.raw, closes_log=False, code=code, message=message)
     return Step(after, tuple(facts), outcome, body=snapshot.raw)
 
 
@@ -247,8 +251,8 @@ def _contradiction(response: Response, at: float, what: str, detail: str) -> Con
     return Contradicted(at, response, what, detail)
 
 
-def _words(response: Response) -> dict[str, str]:
-    """What readers are told at an end that has no event of its own."""
+def _words(response: Response) -> tuple[str | None, str | None]:
+    """What readers are told at an end that has no event of its own: code and message."""
     if response.status is Status.CANCELLED:
-        return {"code": "response_cancelled", "message": "The response was cancelled."}
-    return {}
+        return "response_cancelled", "The response was cancelled."
+    return None, None

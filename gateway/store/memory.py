@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import TypeVar
 
 from gateway.domain.errors import StoreUnavailable
@@ -16,7 +16,7 @@ from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
 from gateway.store import rules
-from gateway.store.port import PAGE_BYTES, Closed, Durability, Lease, Page, Query
+from gateway.store.port import PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query
 from gateway.store.tail import Tail
 
 _T = TypeVar("_T")
@@ -40,6 +40,8 @@ class MemoryStore:
         self._held: dict[str, _Held] = {}
         self._names: dict[tuple[str, str], dict[str, str]] = {}
         self._tombstones: dict[tuple[str, str], float] = {}
+        self._due: dict[int, Due] = {}
+        self._numbers = count()
         self._closed = False
 
     async def open(self) -> None:
@@ -131,6 +133,22 @@ class MemoryStore:
             newest_first = newest_first[keys.index(query.before) + 1 :] if query.before in keys else []
         return list(islice((response for response in newest_first if _matches(query, response)), query.limit))
 
+    async def due(self, *, after: int = -1, limit: int) -> Sequence[Due]:
+        """See the port."""
+        self._check()
+        return list(islice((due for number, due in self._due.items() if number > after), limit))
+
+    async def settle(self, numbers: Sequence[int]) -> None:
+        """See the port."""
+        self._check()
+        for number in numbers:
+            self._due.pop(number, None)
+
+    async def owed(self) -> int:
+        """See the port."""
+        self._check()
+        return len(self._due)
+
     async def delete(self, key: str) -> None:
         """See the port."""
         self._write(self._get(key), partial(rules.remove, now=self._clock()))
@@ -143,6 +161,10 @@ class MemoryStore:
         for name in [name for name, at in self._tombstones.items() if at <= now - tombstone_s]:
             del self._tombstones[name]
             touched += 1
+        for due in tuple(self._due.values()):
+            if (due.response.ended_at or 0.0) <= now - retention_s:
+                del self._due[due.number]
+                touched += 1
         return touched
 
     async def size(self) -> int:
@@ -163,6 +185,9 @@ class MemoryStore:
         self._rename(before, state)
         held.state = state.written
         held.body = state.body or held.body
+        for response, late in state.ends:
+            number = next(self._numbers)
+            self._due[number] = Due(number, response, late)
         if state.entry is not None and state.entry.kept:
             held.log.publish([(event.number, event.frame) for event in state.events], state.entry.end)
         elif before.entry is not None:

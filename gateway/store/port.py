@@ -15,6 +15,8 @@ What every store promises (one suite of tests holds them all):
 * `finish` is the only end: last events, end mark, record and body in one write. Only its True is an ending, whoever
   races. After it every append raises `Closed`. A record that ended without a terminal status (lost, abandoned) takes
   one terminal `finish` more, which leaves its log as it is.
+* An end that is due (`Outcome.due`) is kept as it was at that end until it is settled, whatever becomes of the record;
+  no longer than records are.
 * An older epoch raises `Fenced`, and nothing of its writes becomes visible. A lapsed lease is taken by one.
 * A store that cannot do it now raises `StoreUnavailable` and has changed nothing.
 """
@@ -91,6 +93,18 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """An end that telemetry has still to tell: the response as it was then. `number` orders such ends.
+
+    `late`: the terminal status that came after its tracking had been given up.
+    """
+
+    number: int
+    response: Response
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """Which records to list: newest first, from `before` (a key; exclusive) on, `limit` at the most."""
 
@@ -140,10 +154,10 @@ class Store(Protocol):
         epoch: int,
         body: Body | None = None,
     ) -> bool:
-        """End it: events, end mark, record and body in one write. True for the one write that did.
+        """End it: events, end mark, record, body and what is due in one write. True for the one write that did.
 
-        Counts in `outcome.response` are not taken over: the store has them. Raises `Fenced`, and `Gap`: also where
-        the event that closes the log is one that the log would skip.
+        Counts in `outcome.response` are not taken over: the store has them, and adds `outcome.counts`. Raises `Fenced`,
+        and `Gap`: also where the event that closes the log is one that the log would skip.
         """
 
     async def get(self, key: str) -> Response | None:
@@ -170,6 +184,15 @@ class Store(Protocol):
     async def list(self, query: Query) -> Sequence[Response]:
         """Records for the operator."""
 
+    async def due(self, *, after: int = -1, limit: int) -> Sequence[Due]:
+        """The first ends that are due, by ascending number, beyond `after`."""
+
+    async def settle(self, numbers: Sequence[int]) -> None:
+        """These ends have been told."""
+
+    async def owed(self) -> int:
+        """How many ends are due."""
+
     async def delete(self, key: str) -> None:
         """Remove record, log and body; a tombstone stays."""
 
@@ -177,8 +200,8 @@ class Store(Protocol):
         """Delete what is past its time; how many records it touched.
 
         Log and body of a response with `stored=False` go `resume_window_s` after its end; every record, with whatever
-        it still has, `retention_s` after it; tombstones after `tombstone_s`. One call does a bounded part: one that
-        touched none has nothing left to do.
+        it still has, `retention_s` after it, and so what is still due; tombstones after `tombstone_s`. One call does a
+        bounded part: one that touched none has nothing left to do.
         """
 
     async def size(self) -> int:

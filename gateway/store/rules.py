@@ -42,7 +42,8 @@ class Entry:
 class State:
     """One response in the store. Without an `entry` it is not there (yet, or any more: `removed_at`, unix seconds).
 
-    `events` and `body` are what is being written; `entry.response.tail` may be behind `tail`, see `record`.
+    `events`, `body` and `ends` (that are due: response, whether late) are what is being written;
+    `entry.response.tail` may be behind `tail`, see `record`.
     """
 
     entry: Entry | None = None
@@ -50,12 +51,13 @@ class State:
     hold: Hold | None = None
     events: tuple[Event, ...] = ()
     body: Body | None = None
+    ends: tuple[tuple[Response, bool], ...] = ()
     removed_at: float | None = None
 
     @property
     def written(self) -> "State":
-        """The same once events and body are in the store."""
-        return replace(self, events=(), body=None) if self.events or self.body else self
+        """The same once what is being written is in the store."""
+        return replace(self, events=(), body=None, ends=()) if self.events or self.body or self.ends else self
 
 
 def record(state: State) -> Response | None:
@@ -135,9 +137,11 @@ def finish(
         end = End() if outcome.closes_log else End(outcome.code, outcome.message)
     last = fresh[-1].number if fresh else state.tail
     logged = outcome.response.logged or last >= 0
-    response = replace(outcome.response, epoch=known.epoch, counts=known.counts, tail=last, logged=logged)
+    counts = known.counts.plus(outcome.counts)
+    response = replace(outcome.response, epoch=known.epoch, counts=counts, tail=last, logged=logged)
     entry = replace(entry, response=response, end=end)
-    return replace(state, entry=entry, tail=last, events=state.events + fresh, body=body or state.body), True
+    ends = (*state.ends, (response, known.ended)) if outcome.due else state.ends
+    return replace(state, entry=entry, tail=last, events=state.events + fresh, body=body or state.body, ends=ends), True
 
 
 def claim(state: State, key: str, holder: str, ttl: float, now: float) -> tuple[State, Lease | None]:
@@ -154,7 +158,7 @@ def claim(state: State, key: str, holder: str, ttl: float, now: float) -> tuple[
 
 def remove(state: State, now: float) -> tuple[State, bool]:
     """All of it goes; the tombstone is the store's."""
-    return State(removed_at=now), state.entry is not None
+    return State(removed_at=now, ends=state.ends), state.entry is not None
 
 
 def expire(state: State, now: float, *, retention_s: float, resume_window_s: float) -> tuple[State, bool]:

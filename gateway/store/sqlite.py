@@ -19,8 +19,8 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
-from gateway.store import rules, sqlite_rows
-from gateway.store.port import PAGE_BYTES, Closed, Durability, Lease, Page, Query, Unusable
+from gateway.store import rules, sqlite_due, sqlite_rows
+from gateway.store.port import PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query, Unusable
 from gateway.store.rules import State
 from gateway.store.sqlite_rows import Row
 from gateway.store.sqlite_thread import CLOSED, Held, Rule, SqliteThread
@@ -150,6 +150,18 @@ class SqliteStore:
         rows = await self._thread.ask(sqlite_rows.listed_rows, query)
         return [response for row in rows if (response := rules.record(self._state_of(row))) is not None]
 
+    async def due(self, *, after: int = -1, limit: int) -> Sequence[Due]:
+        """See the port."""
+        return await self._thread.ask(sqlite_due.due, after, limit)
+
+    async def settle(self, numbers: Sequence[int]) -> None:
+        """See the port."""
+        await self._thread.ask(sqlite_due.settle, numbers)
+
+    async def owed(self) -> int:
+        """See the port."""
+        return await self._thread.ask(sqlite_due.owed)
+
     async def delete(self, key: str) -> None:
         """See the port."""
         if await self._write(key, partial(rules.remove, now=self._clock())):
@@ -168,7 +180,9 @@ class SqliteStore:
             some = expired[start : start + _PURGED_PER_COMMIT]
             touched += sum(await asyncio.gather(*[self._thread.write(held, rule) for held in some]))
         await self._sweep()
-        return touched + await self._thread.ask(sqlite_rows.forget_tombstones, now - tombstone_s, _PURGED_PER_CALL)
+        for forget, until in ((sqlite_due.forget, ended_by), (sqlite_rows.forget_tombstones, now - tombstone_s)):
+            touched += await self._thread.ask(forget, until, _PURGED_PER_CALL)
+        return touched
 
     async def size(self) -> int:
         """Bytes of the file and its write-ahead log."""

@@ -22,6 +22,13 @@ VERSION = 1
 # An exclusive lock needs no shared memory file, without which a full disk could not be opened.
 _BEFORE_ALL = ("PRAGMA locking_mode=EXCLUSIVE", "PRAGMA temp_store=MEMORY")
 
+# An end that is due has the number 2 * rid, one that came late 2 * rid + 1. A file that was made before ends were kept
+# gets the table when it is opened, and whoever does not know it may still open the file.
+_DUE = """
+CREATE TABLE IF NOT EXISTS due(number INTEGER PRIMARY KEY, at REAL NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS due_at ON due(at);
+"""
+
 # A log is rows of `batch`, one per append, in the order of their arrival: a row goes to the end of the table and of few
 # index pages, where a table ordered by response would touch a page per response. `numbers` holds positions and lengths.
 # `doomed` names logs whose rows are still to be deleted, a few at a time.
@@ -52,6 +59,7 @@ CREATE TABLE tombstone(
 ) WITHOUT ROWID;
 CREATE INDEX tombstone_at ON tombstone(at);
 CREATE TABLE doomed(rid INTEGER PRIMARY KEY);
+{_DUE}
 CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA application_id={APPLICATION};
 PRAGMA user_version={VERSION};
@@ -155,6 +163,7 @@ def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability, 
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise Unusable(_damaged(path, found))
+        connection.executescript(_DUE)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
     return bytes(connection.execute("SELECT value FROM meta WHERE name='owner_key'").fetchone()[0])

@@ -1,10 +1,8 @@
 """What is read from and written to the SQLite file, in its writer thread; and how values become rows.
 
-Everything that is kept as a blob has a CRC-32 beside it, for SQLite finds no flipped bit: wrong bytes are never given
-out, the response whose they are is named instead. Only `sqlite` calls this.
+Only `sqlite` calls this. How values become blobs is in `sqlite_values`, what is due in `sqlite_due`.
 """
 
-import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +14,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import Event
 from gateway.domain.response import Body
+from gateway.store import sqlite_due
 from gateway.store.port import PAGE_BYTES, Query
 from gateway.store.rules import Alias, Entry, State, aliases
+from gateway.store.sqlite_values import damaged, decode, encode
 from gateway.store.tail import Frames
 
 _SWEPT_ROWS = 256
@@ -49,28 +48,6 @@ class Row(NamedTuple):
     tail: int
 
 
-def encode_entry(entry: Entry) -> bytes:
-    """As JSON, which an operator can read. Raises UnicodeEncodeError if a name that is searched for is no UTF-8."""
-    try:
-        return msgspec.json.encode(entry)
-    except UnicodeEncodeError:
-        for name in chain((entry.response.key,), *aliases(entry)):
-            name.encode()
-        return _encode_any(entry)
-
-
-def _encode_headers(headers: _Headers) -> bytes:
-    try:
-        return msgspec.json.encode(headers)
-    except UnicodeEncodeError:
-        return _encode_any(headers)
-
-
-def _encode_any(value: object) -> bytes:
-    """Slower, and for strings too that came from a line that is no UTF-8."""
-    return json.dumps(msgspec.to_builtins(value)).encode()
-
-
 def commit(db: sqlite3.Connection, writes: Sequence[Write]) -> None:
     """All of it or, raising sqlite3.Error, nothing."""
     tables: dict[str, list[tuple[Any, ...]]] = {sql: [] for sql in _ORDER}
@@ -79,6 +56,7 @@ def commit(db: sqlite3.Connection, writes: Sequence[Write]) -> None:
             _removed(tables, write)
         else:
             _written(tables, write, write.after.entry)
+        tables[sqlite_due.INSERT] += sqlite_due.rows_of(write.rid, write.after.ends)
     _in_one(db, [step for sql, rows in tables.items() for step in _steps(sql, rows)])
 
 
@@ -108,8 +86,9 @@ _BODY_GONE = "DELETE FROM body WHERE rid=?"
 _RECORD_GONE = "DELETE FROM record WHERE rid=?"
 _DOOMED = "INSERT OR IGNORE INTO doomed VALUES(?)"
 _TOMBSTONE = "INSERT OR REPLACE INTO tombstone VALUES(?,?,?)"
-_ORDER = (_BATCH, _RECORD, _ALIAS_GONE, _ALIAS, _BODY, _BODY_GONE, _RECORD_GONE, _DOOMED, _TOMBSTONE)
-_SEVERAL = frozenset({_BATCH, _RECORD})
+_REMOVED = (_BODY_GONE, _RECORD_GONE, _DOOMED, _TOMBSTONE)
+_ORDER = (_BATCH, _RECORD, _ALIAS_GONE, _ALIAS, _BODY, *_REMOVED, sqlite_due.INSERT)
+_SEVERAL = frozenset({_BATCH, _RECORD, sqlite_due.INSERT})
 _ROWS_PER_STEP = 32
 
 
@@ -158,7 +137,7 @@ def _written(tables: dict[str, list[tuple[Any, ...]]], write: Write, entry: Entr
         tables[_BODY_GONE].append((rid,))
         tables[_DOOMED].append((rid,))
     elif after.body is not None:
-        body, headers = after.body, _encode_headers(after.body.headers)
+        body, headers = after.body, encode(after.body.headers)
         tables[_BODY].append((rid, body.at, zlib.crc32(body.bytes, zlib.crc32(headers)), headers, body.bytes))
 
 
@@ -201,11 +180,8 @@ def _found(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tupl
 
 def _row(rid: int, key: str, crc: int, data: bytes, tail: int | None = None) -> Row:
     if zlib.crc32(data) != crc:
-        raise _damaged("record", key)
-    try:
-        entry = _entry.decode(data)
-    except msgspec.DecodeError:
-        entry = msgspec.convert(json.loads(data), Entry)
+        raise damaged("record", key)
+    entry = decode(_entry, data)
     return Row(rid, key, entry, entry.response.tail if tail is None else tail)
 
 
@@ -219,7 +195,7 @@ def next_rid(db: sqlite3.Connection) -> int:
     """A number that no row uses, not even one that is still to be deleted."""
     tables = ("record", "batch", "doomed", "body")
     used: list[int] = [db.execute(f"SELECT coalesce(max(rid), 0) FROM {table}").fetchone()[0] for table in tables]
-    return max(used) + 1
+    return max(*used, sqlite_due.last_rid(db)) + 1
 
 
 def row_of(db: sqlite3.Connection, key: str) -> Row | None:
@@ -262,11 +238,8 @@ def body_of(db: sqlite3.Connection, rid: int, key: str) -> Body | None:
         return None
     at, crc, headers, data = found
     if zlib.crc32(data, zlib.crc32(headers)) != crc:
-        raise _damaged("body", key)
-    try:
-        return Body(data, _headers.decode(headers), at)
-    except msgspec.DecodeError:
-        return Body(data, msgspec.convert(json.loads(headers), _Headers), at)
+        raise damaged("body", key)
+    return Body(data, decode(_headers, headers), at)
 
 
 _PAGE = """
@@ -282,7 +255,7 @@ def frames_of(db: sqlite3.Connection, rid: int, key: str, after: int, limit: int
     with closing(db.execute(_PAGE, {"rid": rid, "wanted": after + 1})) as found:
         for crc, numbers, data in found:
             if zlib.crc32(data, zlib.crc32(numbers)) != crc:
-                raise _damaged("log", key)
+                raise damaged("log", key)
             start = 0
             for number, length in zip(*_numbers.decode(numbers), strict=True):
                 if number > after:
@@ -317,7 +290,3 @@ def sweep(db: sqlite3.Connection) -> bool:
     if db.execute(some, (found[0], _SWEPT_ROWS)).rowcount < _SWEPT_ROWS:
         db.execute("DELETE FROM doomed WHERE rid = ?", found)
     return True
-
-
-def _damaged(what: str, key: str) -> StoreUnavailable:
-    return StoreUnavailable(f"The stored {what} of {key} is damaged: its checksum does not match.")

@@ -23,6 +23,7 @@ from gateway.store.port import Durability
 from gateway.store.rules import State
 from gateway.store.sqlite_file import StoreFile, open_file
 from gateway.store.sqlite_rows import Write
+from gateway.store.sqlite_values import encode_entry
 from gateway.store.tail import Tail
 
 _T = TypeVar("_T")
@@ -111,7 +112,7 @@ class SqliteThread:
             try:
                 after, answer = rule(before)
                 if after.entry is not None and after.entry is not before.entry:
-                    row = sqlite_rows.encode_entry(after.entry)
+                    row = encode_entry(after.entry)
             except Exception as error:
                 answers.append((done, error))
             else:
