@@ -65,6 +65,7 @@ def a_response(**changes: Any) -> Response:
         model_asked="gpt-5",
         model="gpt-5-2026-01-01",
         pumped=True,
+        request_id="request-1",
     )
     return replace(first, **changes)
 

@@ -1,6 +1,7 @@
 """What no client should send gets an error in OpenAI's shape, and harms nobody."""
 
 import asyncio
+import re
 
 import pytest
 from wire import PATIENCE_S, Asked, answering, dial, error_of, exchange, scripted_upstream, status_of
@@ -202,7 +203,8 @@ async def test_after_an_error_of_the_gateways_own_the_line_goes_on(parts, gatewa
     answers = await line.rest()
 
     assert answers.startswith(b"HTTP/1.1 404 ")
-    assert answers.endswith(b"Connection: close\r\n\r\nok")
+    assert answers.endswith(b"\r\n\r\nok")
+    assert len(set(re.findall(rb"x-gateway-request-id: (.+)\r\n", answers))) == 2
 
 
 async def test_garbage_from_one_client_leaves_the_others_alone(parts, gateway_for):

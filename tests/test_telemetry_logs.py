@@ -70,6 +70,7 @@ def test_a_life_leaves_its_milestones_and_one_line_that_tells_it_all() -> None:
     found = lines(written(a_life()))
     assert [line["event"] for line in found] == [
         "response_created",
+        "first_output",
         "upstream_cut",
         "upstream_reattached",
         "response_resumed",
@@ -79,6 +80,7 @@ def test_a_life_leaves_its_milestones_and_one_line_that_tells_it_all() -> None:
         "timestamp": "2026-09-21T14:13:30.000Z",
         "level": "info",
         "event": "response_ended",
+        "request_id": "request-1",
         "response_id": "resp_1",
         "key": "key-1",
         "mode": "background_stream",
@@ -121,8 +123,8 @@ def test_every_line_about_a_response_carries_its_ids_at_the_top_level(fact: fact
     for line in lines(written([fact], level="debug")):
         assert list(line)[:3] == ["timestamp", "level", "event"]
         if isinstance(fact, facts.ResponseFact):
-            ids = (line["trace_id"], line["span_id"], line["trace_flags"], line["key"])
-            assert ids == (f"{TRACE.trace_id:032x}", f"{TRACE.span_id:016x}", "03", "key-1")
+            ids = (line["trace_id"], line["span_id"], line["trace_flags"], line["key"], line["request_id"])
+            assert ids == (f"{TRACE.trace_id:032x}", f"{TRACE.span_id:016x}", "03", "key-1", "request-1")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,39 @@ def test_warnings_of_other_libraries_are_hidden_where_only_errors_are_asked_for(
     logging.getLogger("aiohttp.server").warning("something")
     logs.close(GRACE_S)
     assert stream.getvalue() == ""
+
+
+def test_an_error_that_nobody_foresaw_names_the_request_and_the_response_it_hit(
+    logs: Logs, stream: io.StringIO
+) -> None:
+    logging.getLogger("gateway").error("unexpected error", extra={"request_id": "r", "response": a_response()})
+    logs.close(GRACE_S)
+    (line,) = lines(stream.getvalue())
+    assert (line["request_id"], line["response_id"], line["trace_id"]) == ("r", "resp_1", f"{TRACE.trace_id:032x}")
+
+
+def test_the_line_of_a_request_tells_what_it_was_and_about_which_response() -> None:
+    served = facts.RequestServed(T, "GET", "/v1/responses/{id}", 200, None, 0.1, 2.5, True, 0, 512)
+    about = replace(served, request_id="request-2", response=a_response())
+    passed, told = lines(written([served, about], level="debug"))
+    del passed["timestamp"]
+    assert passed == {
+        "level": "debug",
+        "event": "request",
+        "method": "GET",
+        "http_route": "/v1/responses/{id}",
+        "http_status": 200,
+        "streamed": True,
+        "received_bytes": 0,
+        "sent_bytes": 512,
+        "seconds": 0.1,
+        "lifetime_s": 2.5,
+    }
+    assert (told["request_id"], told["response_id"], told["span_id"]) == (
+        "request-2",
+        "resp_1",
+        f"{TRACE.span_id:016x}",
+    )
 
 
 def test_a_collector_that_is_away_is_one_line_a_minute_without_a_traceback(logs: Logs, stream: io.StringIO) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -114,6 +115,15 @@ async def exchange(parts: AsyncExitStack, url: str, request: bytes) -> bytes:
     line = await dial(parts, url)
     await line.send(request)
     return await line.rest()
+
+
+_NAME = re.compile(rb"x-gateway-request-id: [0-9a-f]{32}\r\n")
+
+
+def unnamed(answer: bytes) -> bytes:
+    """An answer as upstream gave it: less the name that the gateway gave the request, which must be there once."""
+    assert len(_NAME.findall(answer.partition(b"\r\n\r\n")[0] + b"\r\n")) == 1, answer
+    return _NAME.sub(b"", answer)
 
 
 def status_of(answer: bytes) -> int:

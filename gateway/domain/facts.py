@@ -188,6 +188,7 @@ class Attached(ResponseFact):
     after: int
     behind: int
     caller: Caller | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,7 @@ class Detached(ResponseFact):
     after: int = -1
     caller: Caller | None = None
     user_agent: str | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,7 @@ class Cancelled(ResponseFact):
 
     status: int
     seconds: float = 0.0
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +283,7 @@ class RequestServed(Fact):
     """One request of a client was answered. `route` is a template, never a path; `seconds` until the headers.
 
     `lifetime`: seconds until its end; `streamed`: the answer was a stream of events. `request_id` is the gateway's own.
+    `response`: the one that it was about, if that is known.
     """
 
     method: str
@@ -292,6 +296,7 @@ class RequestServed(Fact):
     received_bytes: int = 0
     sent_bytes: int = 0
     request_id: str | None = None
+    response: Response | None = None
 
 
 @dataclass(frozen=True, slots=True)

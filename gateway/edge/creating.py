@@ -18,6 +18,7 @@ from gateway.domain.response import Response
 from gateway.edge import stream
 from gateway.edge.bodies import read_body, whole
 from gateway.edge.context import Context
+from gateway.edge.middleware import ABOUT, REQUEST_ID
 from gateway.edge.owners import owner_of, read_reference, require_owner
 from gateway.edge.passthrough import client_headers, forward, received, relay, upstream_headers
 from gateway.edge.polling import issue_token
@@ -41,12 +42,21 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
         context.telemetry.emit([Untracked(context.clock(), "not_json")])
         return await forward(context, request, target, body=body)
     await require_owner(context, request, asked.previous_response_id)
-    response = _response(context, request, target, asked)
+    request[ABOUT] = response = _response(context, request, target, asked)
     call = _call(context, request, target, response, mode.without_cursor(body, asked))
     try:
         live, head = await context.tracker.create(response, call, credential(call.headers))
     except StoreUnavailable as error:
         return await _untracked(context, request, call, error)
+    try:
+        return await _answered(context, request, live, head)
+    finally:
+        request[ABOUT] = live.response
+
+
+async def _answered(
+    context: Context, request: web.Request, live: Live, head: "asyncio.Future[Head]"
+) -> web.StreamResponse:
     async with context.tracker.reading(live.key):
         answer = await asyncio.shield(head)
         if answer.rest is not None:
@@ -93,6 +103,7 @@ def _response(context: Context, request: web.Request, target: Target, asked: Ask
         background=asked.mode.background,
         status_at=now,
         progress_at=now,
+        request_id=request[REQUEST_ID],
     )
 
 

@@ -6,6 +6,7 @@ more is upstream's answer. A client gets errors in OpenAI's shape, never a trace
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from gateway.domain.errors import BadRequest, Draining, GatewayError, Origin, error_body
 from gateway.domain.facts import RequestServed
+from gateway.domain.response import Response
 from gateway.edge.context import Context
 from gateway.edge.passthrough import abort
 from gateway.relay.routing import Kind, Target
@@ -32,8 +34,12 @@ class Begun:
     response: web.StreamResponse
 
 
+REQUEST_ID = web.RequestKey("request_id", str)
+"""The gateway's own name for the request. Never what a client calls it: that could be a secret, or somebody else's."""
 TARGET = web.RequestKey("target", Target)
 """Where the request goes, once that is known."""
+ABOUT = web.RequestKey("about", Response)
+"""The response that the request is about, once that is known."""
 _BEGUN = web.RequestKey("begun", Begun)
 
 
@@ -65,6 +71,7 @@ def around(context: Context, in_flight: InFlight) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = context.clock()
+        request[REQUEST_ID] = new_request_id()
         status: int = _CLIENT_LEFT
         origin: Origin | None = "client"
         try:
@@ -79,22 +86,37 @@ def around(context: Context, in_flight: InFlight) -> Middleware:
 
 
 def noting(context: Context) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """What notes that an answer begins; to be called before headers are written."""
+    """What notes that an answer begins, and names its request; to be called before headers are written."""
 
     async def note(request: web.Request, response: web.StreamResponse) -> None:
         request[_BEGUN] = Begun(context.clock(), response)
+        name_request(response, request[REQUEST_ID])
 
     return note
 
 
-def malformed(context: Context) -> Callable[[int], None]:
-    """What counts a request that the HTTP parser refused, by the status of the answer."""
+def malformed(context: Context) -> Callable[[web.StreamResponse], None]:
+    """What counts a request that the HTTP parser refused, by its answer, and names it."""
 
-    def count(status: int) -> None:
-        now = context.clock()
-        context.telemetry.emit([RequestServed(now, "UNKNOWN", Kind.OTHER, status, "client", 0.0, 0.0)])
+    def count(response: web.StreamResponse) -> None:
+        request_id = new_request_id()
+        name_request(response, request_id)
+        served = RequestServed(
+            context.clock(), "UNKNOWN", Kind.OTHER, response.status, "client", 0.0, 0.0, request_id=request_id
+        )
+        context.telemetry.emit([served])
 
     return count
+
+
+def new_request_id() -> str:
+    """A name for a request: 32 hexadecimal digits."""
+    return f"{random.getrandbits(128):032x}"
+
+
+def name_request(response: web.StreamResponse, request_id: str) -> None:
+    """Show the client what its request is called in the logs."""
+    response.headers["x-gateway-request-id"] = request_id
 
 
 def error_answer(status: int, body: bytes, code: str | None) -> web.Response:
@@ -130,7 +152,7 @@ async def _answer(context: Context, request: web.Request, handler: Handler) -> t
         # The client's: upstream's are GatewayErrors by now.
         answer, origin = web.Response(status=_CLIENT_LEFT), "client"
     except Exception:
-        log.exception("unexpected error")
+        log.exception("unexpected error", extra={"request_id": request[REQUEST_ID], "response": request.get(ABOUT)})
         code = GatewayError.code
         answer = error_answer(500, error_body("The gateway failed; see its log.", type="server_error", code=code), code)
         origin = "gateway"
@@ -157,6 +179,8 @@ def _observe(context: Context, request: web.Request, began: float, status: int, 
                 origin=origin,
                 seconds=(begun.at if begun is not None else now) - began,
                 lifetime=now - began,
+                request_id=request[REQUEST_ID],
+                response=request.get(ABOUT),
             )
         ]
     )

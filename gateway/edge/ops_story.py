@@ -54,6 +54,7 @@ def story(response: Response, live: Live | None, now: float, *, content: bool) -
         "trace_id": f"{trace.trace_id:032x}",
         "span_id": f"{trace.span_id:016x}",
         "sampled": trace.sampled,
+        "request_id": response.request_id,
         "upstream_request_id": response.upstream_request_id,
         "route": response.route,
         "owner": response.owner[:_OWNER_CHARACTERS],

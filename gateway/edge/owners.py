@@ -12,6 +12,7 @@ from gateway.domain.headers import CREDENTIALS, SCOPE, Headers
 from gateway.domain.mode import Asked
 from gateway.domain.response import Response
 from gateway.edge.context import Context
+from gateway.edge.middleware import ABOUT
 from gateway.edge.passthrough import received
 
 _OWNER_BYTES = 20
@@ -48,6 +49,8 @@ async def owned(context: Context, request: web.Request, response_id: str | None)
         return None
     if found is None and context.route.credential is not None:
         raise ResponseNotFound(f"Response with id '{response_id}' not found.")
+    if found is not None:
+        request[ABOUT] = found
     return found
 
 

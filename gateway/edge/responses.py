@@ -21,6 +21,7 @@ from gateway.domain.snapshot import read_snapshot
 from gateway.edge import polling, stream
 from gateway.edge.bodies import read_body, whole
 from gateway.edge.context import Context
+from gateway.edge.middleware import ABOUT, REQUEST_ID
 from gateway.edge.owners import asks_for_stream, caller, owned, read_reference, require_owner
 from gateway.edge.passthrough import forward, received, relay, upstream_headers
 from gateway.relay.live import Live
@@ -144,6 +145,7 @@ async def _ask(
     A stranger whom upstream answers has proven to own the response too. Where upstream has forgotten an owner's
     response that had ended, the stored object is the answer.
     """
+    request[ABOUT] = response
     headers = [*upstream_headers(context, request, drop=_ENCODING), _IDENTITY]
     body = await read_body(request, context.settings.body_limit_bytes) if request.body_exists else None
     answer = await context.upstream.send(
@@ -196,7 +198,8 @@ async def _observed(context: Context, request: web.Request, response: Response, 
 
 
 async def _cancelled(context: Context, request: web.Request, response: Response, answer: Answer, body: bytes) -> None:
-    context.telemetry.emit([Cancelled(context.clock() - answer.seconds, response, answer.status, answer.seconds)])
+    asked_at, request_id = context.clock() - answer.seconds, request[REQUEST_ID]
+    context.telemetry.emit([Cancelled(asked_at, response, answer.status, answer.seconds, request_id=request_id)])
     await _observed(context, request, response, answer, body)
 
 

@@ -26,7 +26,7 @@ from gateway.relay.routing import Kind
 log = logging.getLogger("gateway")
 
 _IN_FLIGHT = web.AppKey("in_flight", InFlight)
-_MALFORMED: web.AppKey[Callable[[int], None]] = web.AppKey("malformed")
+_MALFORMED: web.AppKey[Callable[[web.StreamResponse], None]] = web.AppKey("malformed")
 
 _LINE_BYTES = 16 * 1024
 _MAX_HEADERS = 256
@@ -112,7 +112,9 @@ class _Connection(web.RequestHandler):
 
     __slots__ = ("_malformed",)
 
-    def __init__(self, manager: web.Server, malformed: Callable[[int], None] | None, **options: Any) -> None:
+    def __init__(
+        self, manager: web.Server, malformed: Callable[[web.StreamResponse], None] | None, **options: Any
+    ) -> None:
         super().__init__(manager, **options)
         self._malformed = malformed
 
@@ -146,10 +148,10 @@ class _Connection(web.RequestHandler):
         else:
             log.error("unexpected error", exc_info=exc)
             error = GatewayError("The gateway failed; see its log.")
-        if self._malformed is not None:
-            self._malformed(error.status)
         answer = error_answer(error.status, error.body(), error.code)
         answer.force_close()
+        if self._malformed is not None:
+            self._malformed(answer)
         return answer
 
 

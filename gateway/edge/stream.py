@@ -19,6 +19,7 @@ from gateway.domain.headers import Headers, to_client
 from gateway.domain.response import Response
 from gateway.domain.sse import KEEPALIVE, with_id
 from gateway.edge.context import Context
+from gateway.edge.middleware import ABOUT, REQUEST_ID
 from gateway.edge.passthrough import abort, write
 from gateway.store.follow import follow, preamble
 from gateway.store.port import Closed, End, Page
@@ -71,7 +72,10 @@ async def serve(
     started = context.clock()
     behind = max(0, response.tail - cursor.after)
     context.tracker.count(response.key, attaches=1, **({"resumes": 1} if kind == "resume" else {}))
-    context.telemetry.emit([Attached(started, response, kind, cursor.form, cursor.after, behind)])
+    request_id = request[REQUEST_ID]
+    context.telemetry.emit(
+        [Attached(started, response, kind, cursor.form, cursor.after, behind, request_id=request_id)]
+    )
     left: Left = "error"
     try:
         async with context.tracker.following(response.key):
@@ -88,7 +92,7 @@ async def serve(
     finally:
         if left in ("client", "slow"):
             context.tracker.count(response.key, disconnects=1)
-        now = await context.tracker.newest(response)
+        request[ABOUT] = now = await context.tracker.newest(response)
         context.telemetry.emit(
             [
                 Detached(
@@ -102,6 +106,7 @@ async def serve(
                     started,
                     form=cursor.form,
                     after=cursor.after,
+                    request_id=request_id,
                 )
             ]
         )

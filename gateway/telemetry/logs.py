@@ -76,7 +76,7 @@ class Logs:
             facts.Created: self._created,
             facts.Refused: self._refused,
             facts.StatusChanged: lambda f: self._say("debug", "response_status", f, before=f.before, after=f.after),
-            facts.FirstOutput: lambda f: self._say("debug", "first_output", f, seconds=f.at - f.response.created_at),
+            facts.FirstOutput: lambda f: self._say("info", "first_output", f, seconds=f.at - f.response.created_at),
             facts.Ended: self._ended,
             facts.BecameStuck: self._became_stuck,
             facts.Recovered: lambda f: self._say("info", "response_recovered", f, reason=f.reason),
@@ -164,12 +164,13 @@ class Logs:
             self._say("warning", "create_untracked", fact, reason=fact.reason, kept_back=kept_back)
 
     def _request_served(self, fact: facts.RequestServed) -> None:
-        fields = {"method": fact.method, "route": fact.route, "http_status": fact.status, "origin": fact.origin}
+        fields = {"method": fact.method, "http_route": fact.route, "http_status": fact.status, "origin": fact.origin}
+        fields |= {"streamed": fact.streamed, "received_bytes": fact.received_bytes, "sent_bytes": fact.sent_bytes}
         self._say("debug", "request", fact, **fields, seconds=fact.seconds, lifetime_s=fact.lifetime)
 
     def _say(self, level: Level, event: str, fact: facts.Fact, **fields: object) -> None:
         if _LEVELS[level] >= self._least:
-            ids = _ids(fact.response) if isinstance(fact, facts.ResponseFact) else {}
+            ids = _ids(getattr(fact, "response", None), getattr(fact, "request_id", None))
             self._line(level, event, fact.at, {**ids, **fields})
 
     def _line(self, level: Level, event: str, at: float, fields: Mapping[str, object]) -> None:
@@ -192,9 +193,13 @@ _ATTACHED: Final[dict[facts.AttachKind, tuple[Level, str]]] = {
 }
 
 
-def _ids(response: Response) -> dict[str, object]:
+def _ids(response: Response | None, request_id: str | None) -> dict[str, object]:
+    """What a line belongs to; without a request of its own it belongs to the one that created the response."""
+    if response is None:
+        return {"request_id": request_id}
     trace = response.trace
     return {
+        "request_id": request_id or response.request_id,
         "response_id": response.response_id,
         "key": response.key,
         "mode": response.mode,
@@ -275,7 +280,8 @@ def _from_record(logger: WrappedLogger, method: str, line: EventDict) -> EventDi
     if record.name.startswith(_NOISY) and (error := line.pop("exc_info", None)):
         event = f"{event}: {error[0].__name__}: {error[1]}"
     kept_back = getattr(record, "kept_back", None)
-    more = {"kept_back": kept_back} if kept_back else {}
+    more = _ids(getattr(record, "response", None), getattr(record, "request_id", None))
+    more = {name: value for name, value in {**more, "kept_back": kept_back or None}.items() if value is not None}
     return {**line, "event": _shown(event), "timestamp": _timestamp(record.created), "logger": record.name, **more}
 
 
