@@ -225,10 +225,14 @@ def _told(response: Response, snapshot: Snapshot | None, status: Status, at: flo
             "error_code": snapshot.error_code or response.error_code,
             "error_message": snapshot.error_message or response.error_message,
             "incomplete_reason": snapshot.incomplete_reason or response.incomplete_reason,
+            "service_tier": snapshot.service_tier or response.service_tier,
+            "completed_at": snapshot.completed_at or response.completed_at,
+            "output_types": snapshot.output_types or response.output_types,
         }
     if move in (Move.FORWARD, Move.END):
         started = at if status is Status.IN_PROGRESS and response.started_at is None else response.started_at
-        said |= {"status": status, "status_at": at, "started_at": started}
+        answered = at if response.answered_at is None else response.answered_at
+        said |= {"status": status, "status_at": at, "answered_at": answered, "started_at": started}
     new = {name: value for name, value in said.items() if getattr(response, name) != value}
     after = replace(response, **new) if new else response  # most polls say nothing new
     if "status" in said:

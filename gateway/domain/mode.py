@@ -3,12 +3,13 @@
 The only reading of a create body; everything else in it passes as it came.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
 
 from gateway.domain.continuation import parse_token
+from gateway.domain.lenient import NULL, name, number, part
 
 
 class Mode(StrEnum):
@@ -38,6 +39,22 @@ _MODES = {
 }
 
 
+class Parameters(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the model is asked to work, as far as a create body says so; what it leaves out takes no room in a record.
+
+    `output_type` is `text` or `json`; `prompt` and `prompt_version` name a prompt that upstream keeps.
+    """
+
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    reasoning_effort: str | None = None
+    output_type: str | None = None
+    service_tier: str | None = None
+    prompt: str | None = None
+    prompt_version: str | None = None
+
+
 class _Body(msgspec.Struct):
     background: bool | None = None
     stream: bool | None = None
@@ -45,7 +62,31 @@ class _Body(msgspec.Struct):
     model: str | None = None
     previous_response_id: str | None = None
     conversation: object = None
-    service_tier: str | None = None
+    # Nothing is decided by these: one of an odd shape must not keep the create from being tracked.
+    max_output_tokens: object = None
+    temperature: object = None
+    top_p: object = None
+    service_tier: object = None
+    reasoning: msgspec.Raw = NULL
+    text: msgspec.Raw = NULL
+    prompt: msgspec.Raw = NULL
+
+
+class _Reasoning(msgspec.Struct):
+    effort: object = None
+
+
+class _Format(msgspec.Struct):
+    type: object = None
+
+
+class _Text(msgspec.Struct):
+    format: _Format | None = None
+
+
+class _Prompt(msgspec.Struct):
+    id: object = None
+    version: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +98,10 @@ class Asked:
     store: bool | None = None
     previous_response_id: str | None = None
     conversation: str | None = None
-    service_tier: str | None = None
+    parameters: Parameters = field(default_factory=Parameters)
 
 
+_OUTPUT_TYPES = {"text": "text", "json_schema": "json", "json_object": "json"}
 _decoder = msgspec.json.Decoder(_Body)
 
 
@@ -78,7 +120,7 @@ def read(body: bytes) -> Asked | None:
         store=found.store,
         previous_response_id=found.previous_response_id,
         conversation=conversation if isinstance(conversation, str) else None,
-        service_tier=found.service_tier,
+        parameters=_parameters(found),
     )
 
 
@@ -93,6 +135,22 @@ def without_cursor(body: bytes, asked: Asked) -> bytes:
     if previous is None or parse_token(previous).after is None:
         return body
     return _with(body, previous_response_id=msgspec.Raw(msgspec.json.encode(parse_token(previous).response_id)))
+
+
+def _parameters(found: _Body) -> Parameters:
+    reasoning, text, prompt = part(found.reasoning, _Reasoning), part(found.text, _Text), part(found.prompt, _Prompt)
+    output = name(text.format.type) if text and text.format else None
+    limit = found.max_output_tokens
+    return Parameters(
+        max_output_tokens=limit if isinstance(limit, int) and not isinstance(limit, bool) else None,
+        temperature=number(found.temperature),
+        top_p=number(found.top_p),
+        reasoning_effort=name(reasoning.effort) if reasoning else None,
+        output_type=_OUTPUT_TYPES.get(output or ""),
+        service_tier=name(found.service_tier),
+        prompt=name(prompt.id) if prompt else None,
+        prompt_version=name(prompt.version) if prompt else None,
+    )
 
 
 def _with(body: bytes, **fields: msgspec.Raw) -> bytes:

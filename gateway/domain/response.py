@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from gateway.domain.mode import Mode
+from gateway.domain.mode import Mode, Parameters
 
 
 class Status(StrEnum):
@@ -77,7 +77,8 @@ class Caller:
 class Trace:
     """The generation span's identity, drawn at create: ids, W3C flags byte and the sampling decision.
 
-    `parent_span_id` is the server span of the create; `remote_span_id` the caller's, if it sent a `traceparent`.
+    `parent_span_id` is the server span of the create; `remote_span_id` the caller's, if it sent a `traceparent` and is
+    our parent, `remote_sampled` whether it records that one. `linked`: the caller's where it is no more than a link.
     """
 
     trace_id: int
@@ -87,6 +88,8 @@ class Trace:
     sampled: bool
     remote_span_id: int | None = None
     state: str = ""
+    remote_sampled: bool = False
+    linked: Caller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,11 @@ class Response:
     """One response and all that is known of it.
 
     `key` is the gateway's own name for it, drawn before upstream is called; `response_id` is upstream's. Times are unix
-    seconds by the gateway's clock; `completed_at` alone is by upstream's. `request_id` names the create's request,
-    `token_open`: a continuation token was shown and has not come back since, `ended_by`: who saw the end. `path` and
+    seconds by the gateway's clock; `completed_at` alone is by upstream's. `answered_at`: when upstream first answered
+    the create. `request_id` names the create's request, `token_open`: a continuation token was shown and has not come
+    back since, `ended_by`: who saw the end, `attended`: whoever made the create was there to be told of it, on the
+    create's own connection. `service_tier`: the one that was used; `output_types`: the kinds of items in the final
+    output; `previous_trace`: that of the response which this one goes on from, where it is the same owner's. `path` and
     `query` are those of the create, upstream's side: retrieving it is `GET {path}/{response_id}?{query}`. `tail` is the
     last position of its log (-1: empty) and belongs to the store.
     """
@@ -136,11 +142,14 @@ class Response:
     model: str | None = None
     previous_response_id: str | None = None
     conversation: str | None = None
+    parameters: Parameters = field(default_factory=Parameters)
+    previous_trace: Trace | None = None
     stored: bool = True
     background: bool = False
 
     status: Status | None = None
     status_at: float = 0.0
+    answered_at: float | None = None
     started_at: float | None = None
     first_output_at: float | None = None
     progress_at: float = 0.0
@@ -149,6 +158,7 @@ class Response:
     error_code: str | None = None
     error_message: str | None = None
     incomplete_reason: str | None = None
+    output_types: tuple[str, ...] = ()
     usage: Usage | None = None
     synthesised: bool = False
 
@@ -168,6 +178,7 @@ class Response:
     completed_at: float | None = None
     service_tier: str | None = None
     ended_by: str | None = None
+    attended: bool = False
     counts: Counts = field(default_factory=Counts)
 
     @property

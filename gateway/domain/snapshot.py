@@ -5,18 +5,19 @@ Read from a reply's JSON body or from the `response` of a life-cycle event; the 
 
 import zlib
 from dataclasses import dataclass
-from typing import TypeVar
 
 import msgspec
 
-from gateway.domain.response import Status, Usage
-
-_Part = TypeVar("_Part", bound=msgspec.Struct)
+from gateway.domain.lenient import NULL, number, part, text
+from gateway.domain.response import TERMINAL, Status, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`unknown_status` is a status that no document names; `fingerprint` changes when output or usage changes."""
+    """`unknown_status` is a status that no document names; `fingerprint` changes when output or usage changes.
+
+    `output_types`: which kinds of items a final output has, in order of appearance. `completed_at` is upstream's clock.
+    """
 
     id: str | None
     status: Status | None
@@ -28,6 +29,9 @@ class Snapshot:
     error_message: str | None
     incomplete_reason: str | None
     usage: Usage | None
+    service_tier: str | None
+    completed_at: float | None
+    output_types: tuple[str, ...]
     fingerprint: int
     raw: bytes
 
@@ -40,6 +44,7 @@ class _Error(msgspec.Struct):
 
 class _Cached(msgspec.Struct):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class _Reasoning(msgspec.Struct):
@@ -57,6 +62,10 @@ class _Incomplete(msgspec.Struct):
     reason: str | None = None
 
 
+class _Item(msgspec.Struct):
+    type: str = ""
+
+
 class _Object(msgspec.Struct):
     """Every field is judged on its own: one of an odd shape must not hide the others."""
 
@@ -65,9 +74,11 @@ class _Object(msgspec.Struct):
     model: object = None
     background: object = None
     store: object = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
-    incomplete_details: msgspec.Raw = msgspec.Raw(b"null")
-    usage: msgspec.Raw = msgspec.Raw(b"null")
+    service_tier: object = None
+    completed_at: object = None
+    error: msgspec.Raw = NULL
+    incomplete_details: msgspec.Raw = NULL
+    usage: msgspec.Raw = NULL
     output: msgspec.Raw = msgspec.Raw(b"")
 
 
@@ -82,10 +93,14 @@ class _ErrorEvent(msgspec.Struct):
 
 
 _STATUSES = {str(status): status for status in Status}
+# More kinds of items are known of no output; a list without end has no place in a record.
+_OUTPUT_TYPES = 16
+_TYPE_CHARACTERS = 64
 
 _object = msgspec.json.Decoder(_Object)
 _life_cycle_event = msgspec.json.Decoder(_LifeCycleEvent)
 _error_event = msgspec.json.Decoder(_ErrorEvent)
+_items = msgspec.json.Decoder(list[_Item])
 
 
 def read_snapshot(body: bytes) -> Snapshot | None:
@@ -96,19 +111,22 @@ def read_snapshot(body: bytes) -> Snapshot | None:
         return None
     status = found.status if isinstance(found.status, str) else None
     known = _STATUSES.get(status or "")
-    error = _part(found.error, _Error)
-    incomplete = _part(found.incomplete_details, _Incomplete)
+    error = part(found.error, _Error)
+    incomplete = part(found.incomplete_details, _Incomplete)
     return Snapshot(
-        id=_text(found.id),
+        id=text(found.id),
         status=known,
         unknown_status=status if known is None else None,
-        model=_text(found.model),
+        model=text(found.model),
         background=found.background is True,
         stored=found.store if isinstance(found.store, bool) else None,
-        error_code=_text(error.code) or _text(error.type) if error else None,
-        error_message=_text(error.message) if error else None,
+        error_code=text(error.code) or text(error.type) if error else None,
+        error_message=text(error.message) if error else None,
         incomplete_reason=incomplete.reason if incomplete else None,
         usage=_usage(found.usage),
+        service_tier=text(found.service_tier),
+        completed_at=number(found.completed_at),
+        output_types=_output_types(found.output) if known in TERMINAL else (),
         fingerprint=zlib.crc32(found.usage, zlib.crc32(found.output)),
         raw=body,
     )
@@ -130,18 +148,20 @@ def error_of(data: bytes) -> tuple[str | None, str | None]:
         return None, None
     if isinstance(found.error, dict):
         nested = found.error
-        return _text(nested.get("code")) or _text(nested.get("type")), _text(nested.get("message"))
-    return _text(found.code), _text(found.message) or _text(found.error)
+        return text(nested.get("code")) or text(nested.get("type")), text(nested.get("message"))
+    return text(found.code), text(found.message) or text(found.error)
 
 
-def _text(value: object) -> str | None:
-    if value is None or isinstance(value, (dict, list, bool)):
-        return None
-    return str(value)
+def _output_types(raw: msgspec.Raw) -> tuple[str, ...]:
+    try:
+        kinds = dict.fromkeys(item.type[:_TYPE_CHARACTERS] for item in _items.decode(raw) if item.type)
+    except msgspec.DecodeError:
+        return ()
+    return tuple(kinds)[:_OUTPUT_TYPES]
 
 
 def _usage(raw: msgspec.Raw) -> Usage | None:
-    found = _part(raw, _Usage)
+    found = part(raw, _Usage)
     if found is None or (found.input_tokens is None and found.output_tokens is None):
         return None
     cached, reasoning = found.input_tokens_details, found.output_tokens_details
@@ -150,12 +170,5 @@ def _usage(raw: msgspec.Raw) -> Usage | None:
         cached=(cached.cached_tokens or 0) if cached else 0,
         output=found.output_tokens or 0,
         reasoning=(reasoning.reasoning_tokens or 0) if reasoning else 0,
+        cache_written=(cached.cache_write_tokens or 0) if cached else 0,
     )
-
-
-def _part(raw: msgspec.Raw, kind: type[_Part]) -> _Part | None:
-    try:
-        found: _Part | None = msgspec.json.decode(raw, type=kind | None)
-    except msgspec.DecodeError:
-        return None
-    return found

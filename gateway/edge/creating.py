@@ -99,6 +99,7 @@ def _response(context: Context, request: web.Request, target: Target, asked: Ask
         model_asked=asked.model,
         previous_response_id=parse_token(previous).response_id if previous else None,
         conversation=asked.conversation,
+        parameters=asked.parameters,
         stored=asked.store is not False,
         background=asked.mode.background,
         status_at=now,

@@ -1,0 +1,42 @@
+"""JSON that is read field by field: one of an odd shape must not hide the others.
+
+A field is declared as `object`, or as `msgspec.Raw` where it holds more, and judged here. Used by what reads bodies.
+"""
+
+from typing import TypeVar
+
+import msgspec
+
+NULL = msgspec.Raw(b"null")
+_Part = TypeVar("_Part", bound=msgspec.Struct)
+
+
+def part(raw: msgspec.Raw, kind: type[_Part]) -> _Part | None:
+    """An object within; None where it is none."""
+    try:
+        found: _Part | None = msgspec.json.decode(raw, type=kind | None)
+    except msgspec.DecodeError:
+        return None
+    return found
+
+
+def text(value: object) -> str | None:
+    """A text, or what is said of a number."""
+    if value is None or isinstance(value, (dict, list, bool)):
+        return None
+    return str(value)
+
+
+def name(value: object, characters: int = 256) -> str | None:
+    """A text that is not empty, as far as anybody reads it."""
+    return value[:characters] if isinstance(value, str) and value else None
+
+
+def number(value: object) -> float | None:
+    """A number, as far as a float can hold it."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None

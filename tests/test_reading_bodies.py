@@ -1,0 +1,98 @@
+"""What is read of bodies, and that one field of an odd shape hides no other."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.domain import mode
+from gateway.domain.mode import Mode, Parameters
+from gateway.domain.response import Usage
+from gateway.domain.snapshot import Snapshot, read_snapshot
+
+
+def asked(**fields: Any) -> mode.Asked:
+    found = mode.read(json.dumps({"model": "gpt-5.2", "stream": True, **fields}).encode())
+    assert found is not None
+    assert (found.mode, found.model) == (Mode.STREAM, "gpt-5.2")
+    return found
+
+
+def shown(**fields: Any) -> Snapshot:
+    found = read_snapshot(json.dumps({"id": "resp_1", "status": "completed", **fields}).encode())
+    assert found is not None
+    assert found.id == "resp_1"
+    return found
+
+
+def test_how_the_model_is_asked_to_work_is_read_from_the_create() -> None:
+    found = asked(
+        max_output_tokens=400,
+        temperature=1,
+        top_p=0.5,
+        reasoning={"effort": "high", "summary": "auto"},
+        text={"format": {"type": "json_schema", "name": "n", "schema": {}}, "verbosity": "low"},
+        service_tier="flex",
+        prompt={"id": "pmpt_1", "version": "2", "variables": {"city": "Husum"}},
+        conversation={"id": "conv_1"},
+    )
+    assert found.conversation == "conv_1"
+    assert found.parameters == Parameters(400, 1.0, 0.5, "high", "json", "flex", "pmpt_1", "2")
+    assert asked(text={"format": {"type": "text"}}).parameters == Parameters(output_type="text")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"max_output_tokens": "many", "temperature": "warm", "top_p": True, "service_tier": 7},
+        {"max_output_tokens": 1.5, "temperature": None, "top_p": 10**400},
+        {"max_output_tokens": True, "reasoning": "high", "text": [], "prompt": "pmpt_1"},
+        {"reasoning": {"effort": {}}, "text": {"format": "json"}, "prompt": {"id": 1, "version": None}},
+        {"text": {"format": {"type": "grammar"}}, "service_tier": ""},
+    ],
+)
+def test_a_parameter_of_an_odd_shape_is_upstreams_business(odd: dict[str, Any]) -> None:
+    assert asked(**odd).parameters == Parameters()
+
+
+def test_a_name_without_end_is_cut() -> None:
+    assert asked(service_tier="x" * 10_000).parameters == Parameters(service_tier="x" * 256)
+
+
+def test_a_final_object_tells_what_it_took_when_and_what_it_made() -> None:
+    found = shown(
+        service_tier="default",
+        completed_at=1_790_000_000,
+        usage={
+            "input_tokens": 9,
+            "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3},
+            "output_tokens": 8,
+            "output_tokens_details": {"reasoning_tokens": 5},
+        },
+        output=[
+            {"type": "reasoning"},
+            {"type": "message", "content": []},
+            {"type": "function_call"},
+            {"type": "message"},
+        ],
+    )
+    assert found.usage == Usage(input=9, cached=4, output=8, reasoning=5, cache_written=3)
+    assert (found.service_tier, found.completed_at) == ("default", 1_790_000_000.0)
+    assert found.output_types == ("reasoning", "message", "function_call")
+
+
+def test_what_a_running_response_has_made_so_far_is_not_its_output() -> None:
+    assert shown(status="in_progress", output=[{"type": "message"}]).output_types == ()
+
+
+@pytest.mark.parametrize("output", [None, "text", ["text"], [{"type": 7}], [{}]])
+def test_an_output_of_an_odd_shape_hides_nothing_else(output: Any) -> None:
+    found = shown(output=output, service_tier=[], completed_at="today", usage={"input_tokens": 1})
+    assert (found.output_types, found.service_tier, found.completed_at, found.usage) == ((), None, None, Usage(input=1))
+
+
+def test_a_record_keeps_few_kinds_of_items() -> None:
+    many = shown(output=[{"type": f"{number}" * 100} for number in range(100)]).output_types
+    assert len(many) == 16
+    assert {len(kind) for kind in many} == {64}
