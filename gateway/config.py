@@ -103,6 +103,9 @@ class Settings(BaseModel):
     # Load balancers commonly cut a silent request after 60 s.
     prefer_wait_max_s: Seconds = 50.0
     """Longest time that a poll with Prefer: wait is held."""
+    # As long as OpenAI's SDKs wait for an answer.
+    create_wait_max_s: Seconds = 600.0
+    """Longest time that a background create with Prefer: wait is held."""
     # 3,000 responses at the schedule's last pause; with more, each is polled less often.
     poll_budget_per_s: Annotated[float, PlainValidator(reading.rate)] = 100.0
     """Polls per second that one route may cause upstream."""
@@ -119,9 +122,15 @@ class Settings(BaseModel):
     # A restarted process or reloaded page is back by then; until then upstream computes, and bills.
     linger_s: Pause = 30.0
     """A foreground stream that nobody reads any more is kept this long for a resume."""
+    # An evaluation or a report of an hour is worth its tokens; what is forgotten must end.
+    linger_max_s: Pause = 3600.0
+    """Longest linger that a client can ask for with Prefer: linger."""
     # A quarter of the 60 s of silence after which load balancers commonly cut.
     heartbeat_s: Seconds = 15.0
     """A reader of a stream gets a comment after this much silence."""
+    # Clients whose timers run from event to event give up after 120 s (LangChain) or 300 s (Codex).
+    keepalive_s: Pause = 60.0
+    """A reader gets an event of type keepalive, as OpenAI itself sends it, after this much silence; 0: never."""
     # A mark and an alert, not an end: long reasoning recovers from it.
     patience_s: Seconds = 120.0
     """A streamed response without progress for this long counts as stuck."""

@@ -207,6 +207,14 @@ def synthesised_terminal(status: Status, number: int, body: bytes) -> Event:
     return Event(number, kind, frame, data)
 
 
+def keepalive(number: int) -> bytes:
+    """The frame of the event by which upstream itself says that a silent stream lives.
+
+    `number` is the last that this reader got: no client's cursor moves by it.
+    """
+    return encode(KEEPALIVE, msgspec.json.encode({"type": KEEPALIVE, "sequence_number": number}))
+
+
 def nested_error(number: int, *, message: str, code: str, type: str = "server_error") -> bytes:
     """The frame that ends a reader's stream where the log has no terminal event.
 

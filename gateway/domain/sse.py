@@ -132,3 +132,6 @@ def with_id(number: int, frame: bytes) -> bytes:
 
 KEEPALIVE = b": keepalive\n\n"
 """A comment: every client ignores it, and no intermediary takes the connection for dead."""
+
+DONE = b"data: [DONE]\n\n"
+"""What ends a stream for clients of other servers; upstream does not send it."""

@@ -12,16 +12,15 @@ from gateway.domain import mode
 from gateway.domain.continuation import Cursor, CursorForm, parse_token
 from gateway.domain.errors import StoreUnavailable, UpstreamCut
 from gateway.domain.facts import StoreFailed, Untracked
-from gateway.domain.headers import credential
+from gateway.domain.headers import Headers, credential
 from gateway.domain.mode import Asked, Mode
 from gateway.domain.response import Response
-from gateway.edge import stream
+from gateway.edge import polling, preferences, stream
 from gateway.edge.bodies import read_body, whole
 from gateway.edge.context import Context
 from gateway.edge.middleware import ABOUT, REQUEST_ID
 from gateway.edge.owners import owner_of, read_reference, require_owner
 from gateway.edge.passthrough import client_headers, forward, received, relay, upstream_headers
-from gateway.edge.polling import issue_token
 from gateway.relay.creation import Head
 from gateway.relay.live import Live
 from gateway.relay.routing import Target, url
@@ -57,23 +56,22 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
 async def _answered(
     context: Context, request: web.Request, live: Live, head: "asyncio.Future[Head]"
 ) -> web.StreamResponse:
+    preferred = preferences.read(request)
+    lingers = _lingers(context, live, preferred.linger_s)
     async with context.tracker.reading(live.key):
         answer = await asyncio.shield(head)
         if answer.rest is not None:
             return await relay(context, request, answer.rest)
-        if not answer.follow:
-            made = whole(answer.status, answer.headers, answer.body, reason=answer.reason)
-            issue_token(context, live, made)
-            return made
-        if live.response.mode is Mode.BACKGROUND and context.settings.background_tracking == "stream":
-            return await _as_object(context, live, answer)
+        as_stream = live.response.mode is not Mode.BACKGROUND or context.settings.background_tracking != "stream"
+        if not answer.follow or not as_stream:
+            return await _object(context, live, answer, preferred.wait_s)
         return await stream.serve(
             context,
             request,
             live.response,
             _FROM_START,
             kind="first",
-            headers=answer.headers,
+            headers=[*answer.headers, *lingers],
             status=answer.status,
             reason=answer.reason,
         )
@@ -132,20 +130,41 @@ async def _untracked(context: Context, request: web.Request, call: Call, error: 
     return await relay(context, request, answer, headers=[*client_headers(answer), _TRACKING_OFF])
 
 
-async def _as_object(context: Context, live: Live, answer: Head) -> web.StreamResponse:
-    """A background create that is tracked by its stream is answered with the first response object in it."""
+async def _object(context: Context, live: Live, answer: Head, wait_s: float | None) -> web.StreamResponse:
+    """A create that is answered with a response object, or what upstream says instead of one."""
+    headers, body = answer.headers, answer.body
+    if answer.follow:
+        headers, body = _json(answer), await _first_object(live)
+    if wait_s is not None and live.response.mode is Mode.BACKGROUND and live.response.response_id is not None:
+        wait_s = min(wait_s, context.settings.create_wait_max_s)
+        await polling.hold(context, live, wait_s, over=lambda response: response.terminal)
+        headers = [*headers, preferences.granted("wait", wait_s)]
+        body = (live.body and live.body.bytes) or body
+    made = whole(answer.status, headers, body, reason=answer.reason)
+    polling.issue_token(context, live, made)
+    return made
+
+
+async def _first_object(live: Live) -> bytes:
+    """The first response object in the stream by which a background response is tracked."""
     while not (live.body and live.body.bytes) and not live.response.ended:
         await live.change()
     if live.body is None or not live.body.bytes:
         message = "Upstream's stream broke before it named the response; whether it runs is not known."
         raise UpstreamCut(message, headers={"x-should-retry": "false"})
-    made = whole(answer.status, _json(answer), live.body.bytes, reason=answer.reason)
-    issue_token(context, live, made)
-    return made
+    return live.body.bytes
 
 
-def _json(answer: Head) -> list[tuple[str, str]]:
+def _json(answer: Head) -> Headers:
     kept = [
         (name, value) for name, value in answer.headers if name.lower() not in stream.OF_THE_BODY | {"content-type"}
     ]
     return [*kept, ("Content-Type", "application/json")]
+
+
+def _lingers(context: Context, live: Live, asked_s: float | None) -> Headers:
+    """Have a foreground response go on for as long as its client asks for, once it has left."""
+    if asked_s is None or live.response.mode.background:
+        return []
+    live.linger_s = min(asked_s, context.settings.linger_max_s)
+    return [preferences.granted("linger", live.linger_s)]

@@ -4,8 +4,8 @@
 """
 
 import asyncio
-import re
 import time
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -13,18 +13,12 @@ from gateway.domain.continuation import format_token
 from gateway.domain.facts import ClientPolled, PollOutcome, Served, TokenIssued
 from gateway.domain.headers import Headers
 from gateway.domain.response import Body, Response
+from gateway.edge import preferences
 from gateway.edge.bodies import whole
 from gateway.edge.context import Context
 from gateway.relay.live import Live
 
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 _TOKEN = "x-gateway-continuation-token"
-
-
-def asked_to_wait_s(request: web.Request, limit_s: float) -> float | None:
-    """The seconds of a `Prefer: wait=N`, at most `limit_s`; None where there is none."""
-    found = _WAIT.search(",".join(request.headers.getall("Prefer", ())))
-    return min(float(found[1]), limit_s) if found else None
 
 
 async def poll(context: Context, request: web.Request, response: Response, live: Live | None) -> web.Response | None:
@@ -32,12 +26,14 @@ async def poll(context: Context, request: web.Request, response: Response, live:
     if live is None or response.ended:
         body = await context.store.body(response.key)
         return _answer(context, response, body, "store", None) if body and response.terminal else None
-    wait_s = asked_to_wait_s(request, context.settings.prefer_wait_max_s)
+    wait_s = preferences.read(request).wait_s
+    wait_s = None if wait_s is None else min(wait_s, context.settings.prefer_wait_max_s)
     served, refusal = await _refreshed(context, live)
     if refusal is not None:
         return refusal
     if wait_s is not None and not live.response.ended:
-        await _hold(context, live, wait_s)
+        status = live.response.status
+        await hold(context, live, wait_s, over=lambda response: response.status is not status)
     if live.response.ended and not live.response.terminal:
         return None
     body = live.body if live.body and live.body.bytes else await context.store.body(live.key)
@@ -61,12 +57,13 @@ async def _refreshed(context: Context, live: Live) -> tuple[Served, web.Response
     return "upstream", whole(polled.status, polled.headers, polled.body)
 
 
-async def _hold(context: Context, live: Live, wait_s: float) -> None:
-    status, until = live.response.status, time.monotonic() + wait_s
+async def hold(context: Context, live: Live, wait_s: float, *, over: Callable[[Response], bool]) -> None:
+    """Return when it is over, the response has ended, the gateway stops, or after `wait_s`."""
+    until = time.monotonic() + wait_s
     live.holds += 1
     context.tracker.poller.hurry(live)
     try:
-        while live.response.status is status and not live.response.ended and not context.readiness.refusing:
+        while not over(live.response) and not live.response.ended and not context.readiness.refusing:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 await live.change()
     except TimeoutError:
@@ -86,7 +83,7 @@ def _answer(
         live.count(client_polls=1)
     extra: Headers = [("x-gateway-served", served)]
     if wait_s is not None:
-        extra.append(("Preference-Applied", f"wait={wait_s:g}"))
+        extra.append(preferences.granted("wait", wait_s))
     at = context.clock()
     context.telemetry.emit([ClientPolled(at, response, outcome, served)])
     answer = whole(200, [*body.headers, *extra], body.bytes)

@@ -13,11 +13,12 @@ from aiohttp import web
 
 from gateway.domain.continuation import Cursor
 from gateway.domain.errors import Overloaded, StoreUnavailable, StreamExpired
-from gateway.domain.events import nested_error
+from gateway.domain.events import keepalive, nested_error
 from gateway.domain.facts import Attached, AttachKind, Detached, Left
 from gateway.domain.headers import Headers, to_client
 from gateway.domain.response import Response
-from gateway.domain.sse import KEEPALIVE, with_id
+from gateway.domain.sse import DONE, KEEPALIVE, with_id
+from gateway.edge import preferences
 from gateway.edge.context import Context
 from gateway.edge.middleware import ABOUT, REQUEST_ID
 from gateway.edge.passthrough import abort, write
@@ -36,9 +37,11 @@ _STORE_RETRY_S = 1.0
 
 @dataclass(slots=True)
 class _Progress:
-    """How far a reader has come."""
+    """How far a reader has come. `event_at`: when it got the last event (loop time). `done`: it wants a `[DONE]`."""
 
     number: int
+    event_at: float
+    done: bool
     delivered: int = 0
     replayed: int = 0
 
@@ -68,7 +71,9 @@ async def serve(
     answer = web.StreamResponse(status=status, reason=reason)
     for name, value in [*to_client(headers, drop=OF_THE_BODY), *STREAM_HEADERS]:
         answer.headers.add(name, value)
-    progress = _Progress(cursor.after)
+    progress = _Progress(cursor.after, time.monotonic(), preferences.read(request).done)
+    if progress.done:
+        answer.headers.add(preferences.APPLIED, preferences.DONE)
     started = context.clock()
     behind = max(0, response.tail - cursor.after)
     context.tracker.count(response.key, attaches=1, **({"resumes": 1} if kind == "resume" else {}))
@@ -126,20 +131,32 @@ async def _write(
         if page.frames:
             data = b"".join(with_id(*frame) for frame in page.frames) if cursor.event_source else page.joined
         elif page.end is None:
-            data = KEEPALIVE
+            data = _sign_of_life(progress, context.settings.keepalive_s)
         else:
             data = b""
         if page.end is not None and page.end.code is not None:
             number = max(progress.number, page.frames[-1][0] if page.frames else -1)
             data += nested_error(number, code=page.end.code, message=page.end.message or page.end.code)
+        elif page.end is not None and progress.done:
+            data += DONE
         if data:
             await write(answer, data, timeout_s)
         if page.frames:
             # The events of a preamble are below the cursor.
             progress.number = max(progress.number, page.frames[-1][0])
+            progress.event_at = time.monotonic()
             progress.delivered += len(page.frames)
             progress.replayed += sum(number <= response.tail for number, _ in page.frames)
     return "end"
+
+
+def _sign_of_life(progress: _Progress, keepalive_s: float) -> bytes:
+    """A comment; after a long silence an event, for clients whose timers run from one event to the next."""
+    now = time.monotonic()
+    if not keepalive_s or progress.number < 0 or now - progress.event_at < keepalive_s:
+        return KEEPALIVE
+    progress.event_at = now
+    return keepalive(progress.number)
 
 
 async def _pages(context: Context, response: Response, cursor: Cursor) -> AsyncIterator[Page]:

@@ -19,7 +19,8 @@ class Live:
     its changes were last written down by the clock (loop time).
     `shown`: the status that a client's poll saw last; `token_open`: a continuation token waits to be redeemed.
     `connected`: a pump reads upstream for it just now. `readers`: clients that wait for its answer or follow its log;
-    `alone_since`: when the last one left (loop time). `holds`: clients that wait with `Prefer: wait`.
+    `alone_since`: when the last one left (loop time). `linger_s`: how long its client wants it to go on then; None: as
+    the setting says. `holds`: clients that wait with `Prefer: wait`.
     """
 
     response: Response
@@ -33,6 +34,7 @@ class Live:
     reachable: bool = True
     readers: set[asyncio.Task[Any]] = field(default_factory=set)
     alone_since: float | None = None
+    linger_s: float | None = None
     holds: int = 0
     task: asyncio.Task[None] | None = None
     polling: asyncio.Task[Any] | None = None

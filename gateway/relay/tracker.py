@@ -291,9 +291,10 @@ class Tracker:
             message = "The response did not end in give_up_after_s; the gateway does not track it any more."
             return give_up(response, Ending.ABANDONED, now, code="response_abandoned", message=message)
         alone = live.alone_since
-        if response.mode.background or alone is None or time.monotonic() - alone < self._settings.linger_s:
+        linger_s = self._settings.linger_s if live.linger_s is None else live.linger_s
+        if response.mode.background or alone is None or time.monotonic() - alone < linger_s:
             return None
-        message = "Nobody followed this foreground response for linger_s, so it was stopped."
+        message = f"Nobody followed this foreground response for {linger_s:g} s, so it was stopped."
         return give_up(response, Ending.ABANDONED, now, code="response_abandoned", message=message)
 
     async def _abandon(self, live: Live, outcome: Outcome) -> None:
