@@ -109,6 +109,12 @@ class StreamExpired(NotFound):
     code = "stream_expired"
 
 
+class IdempotencyKeyReused(GatewayError):
+    """The `Idempotency-Key` is that of another create."""
+
+    status, type, code, origin = 422, "invalid_request_error", "idempotency_key_reused", "client"
+
+
 class BodyTooLarge(GatewayError):
     """The request's body is over the limit."""
 
@@ -155,6 +161,15 @@ class UpstreamCut(UpstreamError):
     """Upstream's connection broke before the answer was whole."""
 
     code = "upstream_lost"
+
+
+class OutcomeUnknown(GatewayError):
+    """A create was sent, and nobody can tell what came of it, or give its answer: sent again, it might pay twice."""
+
+    status, code = 502, "outcome_unknown"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
 
 
 class Overloaded(GatewayError):

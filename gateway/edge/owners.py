@@ -1,12 +1,10 @@
 """Who owns a response: a keyed hash of route, credential, organisation and project. Only owners are shown it."""
 
-import hashlib
-import hmac
-
 from aiohttp import hdrs, web
 
 from gateway.domain import mode
 from gateway.domain.continuation import parse_token
+from gateway.domain.digest import digest
 from gateway.domain.errors import BadRequest, ResponseNotFound, StoreUnavailable
 from gateway.domain.headers import CREDENTIALS, SCOPE, Headers
 from gateway.domain.mode import Asked
@@ -15,15 +13,12 @@ from gateway.edge.context import Context
 from gateway.edge.middleware import ABOUT
 from gateway.edge.passthrough import received
 
-_OWNER_BYTES = 20
-
 
 def owner_of(owner_key: bytes, route: str, headers: Headers) -> str:
     """The owner that a request's headers make: hexadecimal, without a way back to the credential."""
     named = sorted((name.lower(), value) for name, value in headers if name.lower() in CREDENTIALS | SCOPE)
-    parts = [route, *(part for pair in named for part in pair)]
-    message = b"".join(len(part).to_bytes(4, "big") + part.encode("utf-8", "surrogateescape") for part in parts)
-    return hmac.new(owner_key, message, hashlib.sha256).digest()[:_OWNER_BYTES].hex()
+    parts = (route, *(part for pair in named for part in pair))
+    return digest(owner_key, *(part.encode("utf-8", "surrogateescape") for part in parts))
 
 
 def caller(context: Context, request: web.Request) -> str:

@@ -11,12 +11,13 @@ from functools import partial
 from itertools import count, islice
 from typing import TypeVar
 
+from gateway.domain.attempt import Attempt
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
 from gateway.store import rules
-from gateway.store.port import PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query
+from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query
 from gateway.store.tail import Tail
 
 _T = TypeVar("_T")
@@ -39,6 +40,7 @@ class MemoryStore:
         self._clock = clock
         self._held: dict[str, _Held] = {}
         self._names: dict[tuple[str, str], dict[str, str]] = {}
+        self._attempts: dict[str, set[str]] = {}
         self._tombstones: dict[tuple[str, str], float] = {}
         self._due: dict[int, Due] = {}
         self._numbers = count()
@@ -53,12 +55,18 @@ class MemoryStore:
         for held in self._held.values():
             held.log.stop(StoreUnavailable, "The store is closed.")
 
-    async def create(self, response: Response) -> Response:
+    async def create(self, response: Response, attempt: Attempt | None = None, *, join: bool = False) -> Response:
         """See the port."""
         self._check()
+        if attempt is not None and join and (joined := self._joined(attempt)) is not None:
+            return joined
         held = self._held.get(response.key) or _Held(rules.State(), Tail())
         self._held[response.key] = held
-        return self._write(held, partial(rules.create, response=response))
+        return self._write(held, partial(rules.create, response=response, attempt=attempt))
+
+    async def mark(self, key: str, attempt: Attempt) -> None:
+        """See the port."""
+        self._write(self._get(key), partial(rules.mark, attempt=attempt))
 
     async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
         """See the port."""
@@ -165,6 +173,9 @@ class MemoryStore:
             if (due.response.ended_at or 0.0) <= now - retention_s:
                 del self._due[due.number]
                 touched += 1
+        for keys in tuple(self._attempts.values()):
+            forget = partial(rules.forget_attempt, until=now - ATTEMPT_S)
+            touched += sum(self._write(self._held[key], forget) for key in tuple(keys))
         return touched
 
     async def size(self) -> int:
@@ -179,10 +190,21 @@ class MemoryStore:
         self._check()
         return self._held.get(key) or _Held(rules.State(), Tail())
 
+    def _joined(self, attempt: Attempt) -> Response | None:
+        """The record that an attempt joins."""
+        now = self._clock()
+        known = [self._held[key] for key in self._attempts.get(attempt.name, ())]
+        for held in sorted(known, key=lambda held: rules.nearest(held.state)):
+            joined = self._write(held, partial(rules.join, attempt=attempt, now=now))
+            if joined is not None:
+                return joined
+        return None
+
     def _write(self, held: _Held, rule: Callable[[rules.State], tuple[rules.State, _T]]) -> _T:
         before = held.state
         state, answer = rule(before)
         self._rename(before, state)
+        self._list_attempt(before, state)
         held.state = state.written
         held.body = state.body or held.body
         for response, late in state.ends:
@@ -214,6 +236,19 @@ class MemoryStore:
             del self._held[response.key]
             if response.response_id is not None:
                 self._tombstones[response.route, response.response_id] = after.removed_at
+
+    def _list_attempt(self, before: rules.State, after: rules.State) -> None:
+        """Keep every open attempt where it is found by its name."""
+        attempt, entry = after.attempt or before.attempt, after.entry or before.entry
+        if attempt is None or entry is None or after.attempt is before.attempt:
+            return
+        keys = self._attempts.setdefault(attempt.name, set())
+        if after.attempt is not None and attempt.open:
+            keys.add(entry.response.key)
+        else:
+            keys.discard(entry.response.key)
+        if not keys:
+            del self._attempts[attempt.name]
 
 
 def _matches(query: Query, response: Response) -> bool:

@@ -6,6 +6,7 @@ So a repeated write is harmless, a gap is found out, and who writes needs no loc
 
 What every store promises (one suite of tests holds them all):
 
+* Of attempts that are one, one is recorded: `create` gives the others its record, however many come at once.
 * A log grows only at its tail. `append` names the tail that its batch continues: events at or below the tail are
   skipped by number, a batch that begins beyond it raises `Gap`. Positions ascend; a hole that upstream left is legal.
 * A batch is atomic. What `append` returned for is readable by everybody, and survives what `durability` says:
@@ -25,11 +26,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from gateway.domain.attempt import Attempt
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
 
 Durability = Literal["memory", "process", "fsync"]
+ATTEMPT_S = 3600.0
+"""Attempts are forgotten after this, long after nobody can join them any more."""
 PAGE_BYTES = 64 * 1024
 """A page holds at most this, or one event: what a reader is given at a time."""
 
@@ -128,11 +132,16 @@ class Store(Protocol):
     async def close(self) -> None:
         """Write what is queued, release what is held."""
 
-    async def create(self, response: Response) -> Response:
+    async def create(self, response: Response, attempt: Attempt | None = None, *, join: bool = False) -> Response:
         """Record an attempt, before upstream is called. The caller writes at epoch 1, until somebody claims it.
 
-        A record that is there already under this key comes back as it is.
+        A record that is there already under this key comes back as it is. So does, with `join`, that of an attempt
+        which this one repeats, under a key of its own: of one whose client has gone before any other. One retry joins
+        it, until that has gone too; an `Idempotency-Key` always does. Raises `IdempotencyKeyReused`.
         """
+
+    async def mark(self, key: str, attempt: Attempt) -> None:
+        """What has become of an attempt. Nothing changes where a later try has joined it."""
 
     async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
         """Apply a change, with a newer body if there is one. False: nothing was changed. Raises `Fenced`.
@@ -200,8 +209,8 @@ class Store(Protocol):
         """Delete what is past its time; how many records it touched.
 
         Log and body of a response with `stored=False` go `resume_window_s` after its end; every record, with whatever
-        it still has, `retention_s` after it, and so what is still due; tombstones after `tombstone_s`. One call does a
-        bounded part: one that touched none has nothing left to do.
+        it still has, `retention_s` after it, and so what is still due; tombstones after `tombstone_s`; attempts
+        `ATTEMPT_S` after they moved last. One call does a bounded part: one that touched none has nothing left to do.
         """
 
     async def size(self) -> int:

@@ -7,6 +7,8 @@ own language. A function that raises has changed nothing; a state becomes true o
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gateway.domain.attempt import JOIN_S, Attempt, Fate
+from gateway.domain.errors import IdempotencyKeyReused
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Ending, Response
@@ -42,13 +44,15 @@ class Entry:
 class State:
     """One response in the store. Without an `entry` it is not there (yet, or any more: `removed_at`, unix seconds).
 
-    `events`, `body` and `ends` (that are due: response, whether late) are what is being written;
+    `attempt` is the create's, while another may join it. `events`, `body` and `ends` (that are due: response, whether
+    late) are what is being written;
     `entry.response.tail` may be behind `tail`, see `record`.
     """
 
     entry: Entry | None = None
     tail: int = -1
     hold: Hold | None = None
+    attempt: Attempt | None = None
     events: tuple[Event, ...] = ()
     body: Body | None = None
     ends: tuple[tuple[Response, bool], ...] = ()
@@ -79,13 +83,63 @@ def aliases(entry: Entry | None) -> frozenset[Alias]:
     return frozenset((response.route, entry.response.response_id, owner) for owner in owners)
 
 
-def create(state: State, response: Response) -> tuple[State, Response]:
+def create(state: State, response: Response, attempt: Attempt | None) -> tuple[State, Response]:
     """The first write. A record that is there already comes back as it is."""
     existing = record(state)
     if existing is not None:
         return state, existing
     response = replace(response, epoch=1, tail=-1)
-    return State(Entry(response)), response
+    return State(Entry(response), attempt=attempt), response
+
+
+def repeated(state: State, attempt: Attempt, now: float) -> bool:
+    """Whether an attempt repeats this record's: by its key, or as the next try of one whose answer may be lost."""
+    known, entry = state.attempt, state.entry
+    if known is None or entry is None or known.name != attempt.name or not _joinable(known, entry.response, now):
+        return False
+    return attempt.keyed or (known.open and known.retry < attempt.retry)
+
+
+def _joinable(known: Attempt, response: Response, now: float) -> bool:
+    if response.ending in (Ending.ABANDONED, Ending.DELETED):
+        return False  # it was stopped, or its client does not want it any more: there is no answer to give
+    if response.response_id is None and not response.ended:
+        return True  # a client waits for as long as upstream takes
+    # In the foreground the end is the answer.
+    answered_at = 0.0 if response.mode.background else response.ended_at or 0.0
+    return now - max(known.at, answered_at) <= JOIN_S
+
+
+def nearest(state: State) -> tuple[bool, float]:
+    """In this order records are joined: first those whose client is known to have gone, the oldest before others."""
+    known = state.attempt
+    return (known is None or known.fate is not Fate.LEFT, known.at if known else 0.0)
+
+
+def join(state: State, attempt: Attempt, now: float) -> tuple[State, Response | None]:
+    """The record, if the attempt repeats it: the next try waits for its answer from now on."""
+    known = state.attempt
+    if known is None or not repeated(state, attempt, now):
+        return state, None
+    if known.fingerprint != attempt.fingerprint:
+        raise IdempotencyKeyReused("This Idempotency-Key was sent with another request; use a new key for a new one.")
+    known = replace(known.now(Fate.WAITING, now), retry=max(known.retry, attempt.retry))
+    return replace(state, attempt=known), record(state)
+
+
+def mark(state: State, attempt: Attempt) -> tuple[State, None]:
+    """What has become of an attempt, unless a later try has joined it."""
+    known = state.attempt or attempt
+    if state.entry is None or known.retry > attempt.retry:
+        return state, None
+    return replace(state, attempt=known.now(attempt.fate, attempt.at)), None
+
+
+def forget_attempt(state: State, until: float) -> tuple[State, bool]:
+    """An attempt that has not moved since then is joined by nobody any more."""
+    if state.attempt is None or state.attempt.at > until:
+        return state, False
+    return replace(state, attempt=None), True
 
 
 def change(state: State, change: Change, *, epoch: int, body: Body | None) -> tuple[State, bool]:

@@ -8,19 +8,20 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from gateway.domain.attempt import Attempt
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
-from gateway.store import rules, sqlite_due, sqlite_rows
-from gateway.store.port import PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query, Unusable
+from gateway.store import rules, sqlite_attempts, sqlite_due, sqlite_rows
+from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query, Unusable
 from gateway.store.rules import State
 from gateway.store.sqlite_rows import Row
 from gateway.store.sqlite_thread import CLOSED, Held, Rule, SqliteThread
@@ -57,6 +58,7 @@ class SqliteStore:
         self._live_names: dict[rules.Alias, Held] = {}
         self._recent: deque[Held] = deque(maxlen=_RECENTLY_ENDED)
         self._reading: dict[tuple[int, int, int], asyncio.Future[Frames]] = {}
+        self._recording: dict[str, set[asyncio.Future[None]]] = {}
 
     async def open(self) -> None:
         """Open the file and take up every live record; leases of before are void. Raises Unusable."""
@@ -77,9 +79,19 @@ class SqliteStore:
         for held in tuple(self._known.values()):
             held.log.stop(StoreUnavailable, CLOSED)
 
-    async def create(self, response: Response) -> Response:
+    async def create(self, response: Response, attempt: Attempt | None = None, *, join: bool = False) -> Response:
         """See the port."""
-        return await self._write(response.key, partial(rules.create, response=response))
+        rule = partial(rules.create, response=response, attempt=attempt)
+        if attempt is None:
+            return await self._write(response.key, rule)
+        async with self._turn(attempt.name, wait=join):
+            if join and (joined := await self._joined(attempt)) is not None:
+                return joined
+            return await self._write(response.key, rule)
+
+    async def mark(self, key: str, attempt: Attempt) -> None:
+        """See the port."""
+        await self._write(key, partial(rules.mark, attempt=attempt))
 
     async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
         """See the port."""
@@ -180,7 +192,11 @@ class SqliteStore:
             some = expired[start : start + _PURGED_PER_COMMIT]
             touched += sum(await asyncio.gather(*[self._thread.write(held, rule) for held in some]))
         await self._sweep()
-        for forget, until in ((sqlite_due.forget, ended_by), (sqlite_rows.forget_tombstones, now - tombstone_s)):
+        for forget, until in (
+            (sqlite_due.forget, ended_by),
+            (sqlite_attempts.forget, now - ATTEMPT_S),
+            (sqlite_rows.forget_tombstones, now - tombstone_s),
+        ):
             touched += await self._thread.ask(forget, until, _PURGED_PER_CALL)
         return touched
 
@@ -189,6 +205,32 @@ class SqliteStore:
         self._thread.check()
         files = (self._path, Path(f"{self._path}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    @asynccontextmanager
+    async def _turn(self, name: str, *, wait: bool) -> AsyncIterator[None]:
+        """While an attempt is being recorded. Who may join it waits for it: what is queued cannot be found yet."""
+        others = self._recording.setdefault(name, set())
+        earlier, mine = tuple(others), asyncio.get_running_loop().create_future()
+        others.add(mine)
+        try:
+            if wait and earlier:
+                await asyncio.wait(earlier)
+            yield
+        finally:
+            mine.set_result(None)
+            others.discard(mine)
+            if not others:
+                del self._recording[name]
+
+    async def _joined(self, attempt: Attempt) -> Response | None:
+        """The record that an attempt joins."""
+        now = self._clock()
+        known = [self._from(row) for row in await self._thread.ask(sqlite_rows.attempt_rows, attempt.name)]
+        for held in sorted(known, key=lambda held: rules.nearest(held.state)):
+            joined = await self._thread.write(held, partial(rules.join, attempt=attempt, now=now))
+            if joined is not None:
+                return joined
+        return None
 
     async def _sweep(self) -> None:
         while await self._thread.ask(sqlite_rows.sweep):
@@ -223,7 +265,7 @@ class SqliteStore:
 
     def _state_of(self, row: Row) -> State:
         held = self._known.get(row.key)
-        return held.state if held is not None else State(row.entry, row.tail)
+        return held.state if held is not None else State(row.entry, row.tail, attempt=row.attempt)
 
     def _remember(self, key: str, rid: int, state: State) -> Held:
         entry = state.entry

@@ -22,11 +22,17 @@ VERSION = 1
 # An exclusive lock needs no shared memory file, without which a full disk could not be opened.
 _BEFORE_ALL = ("PRAGMA locking_mode=EXCLUSIVE", "PRAGMA temp_store=MEMORY")
 
-# An end that is due has the number 2 * rid, one that came late 2 * rid + 1. A file that was made before ends were kept
-# gets the table when it is opened, and whoever does not know it may still open the file.
-_DUE = """
+# What was added since the first files were made: such a file gets these tables when it is opened, and whoever does not
+# know them may still open the file. An end that is due has the number 2 * rid, one that came late 2 * rid + 1; an
+# attempt is there while others may join it.
+_ADDED = """
 CREATE TABLE IF NOT EXISTS due(number INTEGER PRIMARY KEY, at REAL NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS due_at ON due(at);
+CREATE TABLE IF NOT EXISTS attempt(
+    rid INTEGER PRIMARY KEY, name TEXT NOT NULL, fingerprint TEXT NOT NULL, at REAL NOT NULL, keyed INTEGER NOT NULL,
+    retry INTEGER NOT NULL, fate TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS attempt_name ON attempt(name);
 """
 
 # A log is rows of `batch`, one per append, in the order of their arrival: a row goes to the end of the table and of few
@@ -59,7 +65,7 @@ CREATE TABLE tombstone(
 ) WITHOUT ROWID;
 CREATE INDEX tombstone_at ON tombstone(at);
 CREATE TABLE doomed(rid INTEGER PRIMARY KEY);
-{_DUE}
+{_ADDED}
 CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA application_id={APPLICATION};
 PRAGMA user_version={VERSION};
@@ -163,7 +169,7 @@ def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability, 
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise Unusable(_damaged(path, found))
-        connection.executescript(_DUE)
+        connection.executescript(_ADDED)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
     return bytes(connection.execute("SELECT value FROM meta WHERE name='owner_key'").fetchone()[0])

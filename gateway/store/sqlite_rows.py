@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from gateway.domain.attempt import Attempt
 from gateway.domain.events import Event
 from gateway.domain.response import Body
-from gateway.store import sqlite_due
+from gateway.store import sqlite_attempts, sqlite_due
 from gateway.store.port import PAGE_BYTES, Query
 from gateway.store.rules import Alias, Entry, State, aliases
 from gateway.store.sqlite_values import damaged, decode, encode
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     key: str
     entry: Entry
     tail: int
+    attempt: Attempt | None
 
 
 def commit(db: sqlite3.Connection, writes: Sequence[Write]) -> None:
@@ -87,8 +89,9 @@ _RECORD_GONE = "DELETE FROM record WHERE rid=?"
 _DOOMED = "INSERT OR IGNORE INTO doomed VALUES(?)"
 _TOMBSTONE = "INSERT OR REPLACE INTO tombstone VALUES(?,?,?)"
 _REMOVED = (_BODY_GONE, _RECORD_GONE, _DOOMED, _TOMBSTONE)
-_ORDER = (_BATCH, _RECORD, _ALIAS_GONE, _ALIAS, _BODY, *_REMOVED, sqlite_due.INSERT)
-_SEVERAL = frozenset({_BATCH, _RECORD, sqlite_due.INSERT})
+_ATTEMPT = (sqlite_attempts.INSERT, sqlite_attempts.DELETE)
+_ORDER = (_BATCH, _RECORD, _ALIAS_GONE, _ALIAS, _BODY, *_REMOVED, *_ATTEMPT, sqlite_due.INSERT)
+_SEVERAL = frozenset({_BATCH, _RECORD, sqlite_attempts.INSERT, sqlite_due.INSERT})
 _ROWS_PER_STEP = 32
 
 
@@ -112,6 +115,7 @@ def _removed(tables: dict[str, list[tuple[Any, ...]]], write: Write) -> None:
     if entry is None:
         return
     response = entry.response
+    tables[sqlite_attempts.DELETE].append((write.rid,))
     tables[_RECORD_GONE].append((write.rid,))
     tables[_BODY_GONE].append((write.rid,))
     tables[_DOOMED].append((write.rid,))
@@ -139,6 +143,11 @@ def _written(tables: dict[str, list[tuple[Any, ...]]], write: Write, entry: Entr
     elif after.body is not None:
         body, headers = after.body, encode(after.body.headers)
         tables[_BODY].append((rid, body.at, zlib.crc32(body.bytes, zlib.crc32(headers)), headers, body.bytes))
+    if (attempt := after.attempt) is not write.before.attempt:
+        if attempt is not None and attempt.open:
+            tables[sqlite_attempts.INSERT].append(sqlite_attempts.row_of(rid, attempt))
+        else:
+            tables[sqlite_attempts.DELETE].append((rid,))
 
 
 def _alias_rows(names: Iterable[Alias], rid: int) -> list[tuple[Any, ...]]:
@@ -163,7 +172,13 @@ def _batch_row(rid: int, events: Sequence[Event]) -> tuple[Any, ...]:
     return rid, positions[0], positions[-1], zlib.crc32(data, zlib.crc32(numbers)), numbers, data
 
 
-_COLUMNS = "record.rid, record.key, record.crc, record.data"
+def _select(tail: str = "NULL") -> str:
+    """Reads records; `tail` is an expression for the last position of a log, where it is not the record's."""
+    columns = f"record.rid, record.key, record.crc, record.data, {tail}, {sqlite_attempts.COLUMNS}"
+    return f"SELECT {columns} FROM record LEFT JOIN attempt USING(rid)"
+
+
+_SELECT = _select()
 
 
 def _rows(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[Row]:
@@ -178,17 +193,18 @@ def _found(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tupl
         return []
 
 
-def _row(rid: int, key: str, crc: int, data: bytes, tail: int | None = None) -> Row:
+def _row(rid: int, key: str, crc: int, data: bytes, tail: int | None, *of_attempt: Any) -> Row:
     if zlib.crc32(data) != crc:
         raise damaged("record", key)
     entry = decode(_entry, data)
-    return Row(rid, key, entry, entry.response.tail if tail is None else tail)
+    attempt = sqlite_attempts.read(*of_attempt)
+    return Row(rid, key, entry, entry.response.tail if tail is None else tail, attempt)
 
 
 def live_rows(db: sqlite3.Connection) -> list[Row]:
     """Every record that has not ended, with the tail that its log shows."""
     tail = "SELECT last FROM batch WHERE batch.rid = record.rid ORDER BY first DESC LIMIT 1"
-    return _rows(db, f"SELECT {_COLUMNS}, coalesce(({tail}), -1) FROM record WHERE live = 1 ORDER BY rid", ())
+    return _rows(db, f"{_select(f'coalesce(({tail}), -1)')} WHERE live = 1 ORDER BY rid", ())
 
 
 def next_rid(db: sqlite3.Connection) -> int:
@@ -200,7 +216,7 @@ def next_rid(db: sqlite3.Connection) -> int:
 
 def row_of(db: sqlite3.Connection, key: str) -> Row | None:
     """The record by its key."""
-    found = _rows(db, f"SELECT {_COLUMNS} FROM record WHERE key = ?", (key,))
+    found = _rows(db, f"{_SELECT} WHERE key = ?", (key,))
     return found[0] if found else None
 
 
@@ -209,8 +225,13 @@ def named_row(db: sqlite3.Connection, route: str, response_id: str, owner: str |
     mine = "" if owner is None else "AND owner = ?"
     named = f"SELECT DISTINCT rid FROM alias WHERE route = ? AND response_id = ? {mine} LIMIT 2"
     values = (route, response_id) if owner is None else (route, response_id, owner)
-    found = _rows(db, f"SELECT {_COLUMNS} FROM record WHERE rid IN ({named})", values)
+    found = _rows(db, f"{_SELECT} WHERE rid IN ({named})", values)
     return found[0] if len(found) == 1 else None
+
+
+def attempt_rows(db: sqlite3.Connection, name: str) -> list[Row]:
+    """The records whose attempt has this name, and is open."""
+    return _rows(db, f"{_SELECT} WHERE attempt.name = ?", (name,))
 
 
 def listed_rows(db: sqlite3.Connection, query: Query) -> list[Row]:
@@ -222,7 +243,7 @@ def listed_rows(db: sqlite3.Connection, query: Query) -> list[Row]:
         terms.append("rid < (SELECT rid FROM record WHERE key = ?)")
         values.append(query.before)
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
-    return _rows(db, f"SELECT {_COLUMNS} FROM record {where} ORDER BY rid DESC LIMIT ?", (*values, query.limit))
+    return _rows(db, f"{_SELECT} {where} ORDER BY rid DESC LIMIT ?", (*values, query.limit))
 
 
 def is_buried(db: sqlite3.Connection, route: str, response_id: str) -> bool:
@@ -269,8 +290,8 @@ def frames_of(db: sqlite3.Connection, rid: int, key: str, after: int, limit: int
 
 def expired_rows(db: sqlite3.Connection, ended_at: float, content_ended_at: float, limit: int) -> list[Row]:
     """Records that ended by `ended_at`, and those whose content goes earlier and ended by `content_ended_at`."""
-    whole = f"SELECT {_COLUMNS} FROM record WHERE ended_at <= ? LIMIT ?"
-    content = f"SELECT {_COLUMNS} FROM record WHERE content_ended_at <= ? LIMIT ?"
+    whole = f"{_SELECT} WHERE ended_at <= ? LIMIT ?"
+    content = f"{_SELECT} WHERE content_ended_at <= ? LIMIT ?"
     return [*_rows(db, whole, (ended_at, limit)), *_rows(db, content, (content_ended_at, limit))]
 
 

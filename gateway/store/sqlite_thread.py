@@ -122,7 +122,10 @@ class SqliteThread:
         writes = [
             Write(held.rid, held.state, after, row)
             for held, (after, row) in group.items()
-            if after.events or after.body or after.entry is not held.state.entry
+            if after.events
+            or after.body
+            or after.entry is not held.state.entry
+            or after.attempt is not held.state.attempt
         ]
         if writes:
             self._run(sqlite_rows.commit, writes).add_done_callback(partial(self._committed, states, answers))
