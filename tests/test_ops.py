@@ -291,7 +291,11 @@ async def test_a_story_tells_what_is_stuck_since_when_and_who_reads(
     response_id = (await anext(aiter(stream))).response.id
     await until(lambda: live(gateway, response_id).response.stuck)
     shown = (await fetch(f"{gateway.ops_url}/responses/{response_id}")).json
-    assert shown["stuck"] == {"reason": "queued", "since": live(gateway, response_id).response.stuck_at}
+    told = live(gateway, response_id).response
+    assert shown["stuck"] == {"reason": "queued", "since": told.stuck_at}
+    assert (
+        shown["created_at"] <= shown["progress_at"] == max(told.progress_at, told.status_at) < shown["stuck"]["since"]
+    )
     assert (shown["readers"], shown["live"], shown["duration_s"] > 0) == (1, True, True)
     await client.close()
 

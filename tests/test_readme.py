@@ -1,4 +1,4 @@
-"""README is true: its examples run as they stand and print what it shows, its table of metrics is the code's."""
+"""README is true: its examples run as they stand and print what it shows, its tables are the code's."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from running import PATIENCE_S, Running, Upstream
 
-from gateway.telemetry.catalogue import table
+from dashboards.__main__ import with_tables
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -110,8 +110,9 @@ async def test_the_examples_run_as_they_stand_and_print_what_readme_shows(
     assert not wrong, "\n\n".join(wrong)
 
 
-def test_the_table_of_metrics_is_the_codes() -> None:
-    start, end = "<!-- metrics -->", "<!-- /metrics -->"
-    put_it_there = f"put what gateway.telemetry.catalogue.table() returns between {start} and {end}"
-    assert README.count(start) == README.count(end) == 1, put_it_there
-    assert README.partition(start)[2].partition(end)[0].strip() == table().strip(), put_it_there
+@pytest.mark.parametrize("name", ["metrics", "levels", "alerts"])
+def test_the_tables_of_metrics_service_levels_and_alerts_are_the_codes(name: str) -> None:
+    marks = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    assert [README.count(mark) for mark in marks] == [1, 1]
+    shown, told = (text.partition(marks[0])[2].partition(marks[1])[0] for text in (README, with_tables(README)))
+    assert shown == told, "run: python -m dashboards"

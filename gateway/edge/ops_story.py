@@ -45,6 +45,7 @@ def story(response: Response, live: Live | None, now: float, *, content: bool) -
         "logged": response.logged,
         "tail": response.tail,
         "last_event": response.last_event,
+        "progress_at": max(response.progress_at, response.status_at) or None,
         "synthesised": response.synthesised,
         "contradictions": counts.contradictions,
         "stuck": {"reason": response.stuck, "since": response.stuck_at} if response.stuck else None,

@@ -258,10 +258,11 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-def table() -> str:
-    """The metrics as a Markdown table, for README."""
-    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+def table(used: Mapping[str, tuple[str, str]] | None = None) -> str:
+    """The metrics as a Markdown table, for README. `used`: by metric the panels and the alerts that use it, as text."""
+    rows = ["| metric | type | labels | meaning | panels | alerts |", "|---|---|---|---|---|---|"]
     for metric in METRICS:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
-        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+        panels, alerts = (used or {}).get(metric.name, ("", ""))
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} | {panels} | {alerts} |")
     return "\n".join(rows) + "\n"
