@@ -9,6 +9,11 @@ from aiohttp import web
 from gateway.simulator.scenarios import Refusal
 from gateway.simulator.world import World
 
+_AZURE_HEADERS = {
+    "apim-request-id": "0198c0de-5eed-4000-8000-000000000001",
+    "x-ms-region": "Sweden Central",
+    "x-ms-served-model": "gpt-5.2-2026-08-07",
+}
 _RATE_LIMIT_HEADERS = {
     "x-ratelimit-limit-requests": "10000",
     "x-ratelimit-limit-tokens": "2000000",
@@ -88,5 +93,7 @@ def add_headers(world: World, request: web.BaseRequest, response: web.StreamResp
             "Server": "cloudflare",
         }
     )
+    if request.path.startswith("/openai/"):
+        response.headers.update(_AZURE_HEADERS)
     if request.method == "POST" and request.path.endswith(("/responses", "/completions", "/compact")):
         response.headers.update(_RATE_LIMIT_HEADERS)
