@@ -18,7 +18,7 @@ from yarl import URL
 
 from gateway.config import Settings
 from gateway.domain.facts import Fact
-from gateway.edge import creating, responses
+from gateway.edge import creating, responses, tickets
 from gateway.edge.context import Context, Handler, Readiness
 from gateway.edge.ops import ops_app
 from gateway.edge.server import Listener, client_app, listen
@@ -37,17 +37,15 @@ _SWITCH_INTERVAL_S = 0.0005
 _TELEMETRY_S = 5.0
 _AZURE = ".azure.com"
 
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
 HANDLERS: Mapping[tuple[Kind, str], Handler] = {
     (Kind.CREATE, "POST"): creating.create,
     (Kind.RESPONSE, "GET"): responses.retrieve,
     (Kind.RESPONSE, "DELETE"): responses.delete,
     (Kind.CANCEL, "POST"): responses.cancel,
     **{(Kind.RESPONSE, method): responses.refer for method in ("HEAD", "POST", "PUT", "PATCH", "OPTIONS")},
-    **{
-        (kind, method): responses.refer
-        for kind in (Kind.INPUT_ITEMS, Kind.REFERRING)
-        for method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
-    },
+    **{(kind, method): responses.refer for kind in (Kind.INPUT_ITEMS, Kind.REFERRING) for method in _METHODS},
+    **{(Kind.TICKET, method): tickets.issue for method in _METHODS},
 }
 """Who answers what; everything that is not here passes through."""
 

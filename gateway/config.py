@@ -79,6 +79,12 @@ class Settings(BaseModel):
     ops_content: bool = False
     """Show the contents of events on the operator API."""
 
+    cors_origins: Annotated[tuple[str, ...], PlainValidator(reading.origins)] = ()
+    """Origins of web pages that may use the gateway (with commas between), or *; none: upstream's CORS headers pass."""
+    # A page opens its stream at once; a reload, or a line that is back, gets a new one from the page's server.
+    ticket_s: Annotated[float, PlainValidator(reading.short)] = 300.0
+    """A ticket, which stands for a credential in a browser's URL, begins connections for this long; a day at most."""
+
     store: Annotated[str, PlainValidator(reading.store_url)] = "sqlite:///responses.db"
     """Where responses and their logs are kept: sqlite:///file.db, sqlite:////absolute/file.db or memory://."""
     # A killed process is what happens daily, and costs no sync per commit to survive.

@@ -86,11 +86,16 @@ def _whole(read: Callable[[object], float]) -> Callable[[object], int]:
     return lambda value: int(read(value))
 
 
+# A browser leaves the port out where it is the scheme's own.
+_ORIGIN: Final = re.compile(
+    r"(?!http:.*:80$|https:.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d{1,5})?", re.ASCII
+)
 _DURATIONS: Final = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _PLAIN: Final = {"": 1}
 
 seconds: Final = _amount("seconds above 0, like 2, 0.5, 15s, 5m, 2h or 7d", _DURATIONS, lambda s: s > 0)
+short: Final = _amount("seconds from 1 to a day, like 60, 5m or 1h", _DURATIONS, lambda s: 1 <= s <= 86400)
 pause: Final = _amount("0 or more seconds, like 0, 0.5, 15s or 5m", _DURATIONS, lambda s: s >= 0)
 rate: Final = _amount("a number above 0", _PLAIN, lambda n: n > 0)
 share: Final = _amount("a share from 0 to 1, like 0.1", _PLAIN, lambda n: n <= 1)
@@ -110,6 +115,17 @@ def schedule(value: object) -> tuple[float, ...]:
     if not pauses or list(pauses) != sorted(pauses):
         raise ValueError("expected ascending pauses in seconds above 0, like 1,2,4,8,16,30")
     return pauses
+
+
+def origins(value: object) -> tuple[str, ...]:
+    """Origins as browsers send them, from `https://a.example,http://localhost:3000` or a list; or `*`, or `none`."""
+    if value == "none":
+        return ()
+    written = value.split(",") if isinstance(value, str) else value
+    found = tuple(str(origin).strip().lower() for origin in written) if isinstance(written, list | tuple) else ("",)
+    if found != ("*",) and not all(_ORIGIN.fullmatch(origin) for origin in found):
+        raise ValueError("expected origins without path or default port, like https://app.example, or *, or none")
+    return found
 
 
 def base_url(value: object) -> str:

@@ -12,6 +12,7 @@ from gateway import config_reading as reading
 
 _METAVARS: Final = (
     ("_schedule_s", "SECONDS,..."),
+    ("_origins", "ORIGIN,..."),
     ("_per_s", "NUMBER"),
     ("_s", "SECONDS"),
     ("_bytes", "BYTES"),
@@ -62,5 +63,5 @@ def default(name: str, field: Field) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(f"{pause:g}" for pause in value)
+        return ",".join(f"{pause:g}" for pause in value) or "none"
     return "none" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -61,7 +61,7 @@ def test_the_file_is_named_by_the_flag_or_by_the_variable(file, tmp_path):
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_can_be_written_in_each_place_and_its_default_means_what_it_says(name, file):
     default = config_writing.default(name, FIELDS[name])
-    if default == "none":
+    if FIELDS[name].default is None:
         default = "sk-1"
     flag = [f"--{name.replace('_', '-')}", default]
     if FIELDS[name].annotation is bool:
@@ -118,6 +118,17 @@ def test_durations_are_seconds_or_have_a_unit():
 def test_sizes_are_bytes_or_have_a_unit():
     for written, size in {"65536": 65536, "64KiB": 65536, "1.5mib": 1572864, "1 GiB": 2**30}.items():
         assert loaded("--log-limit-bytes", written).log_limit_bytes == size
+
+
+def test_origins_are_a_list_with_commas_or_an_array_or_a_star(file):
+    assert loaded("--cors-origins", "https://a.example, http://LOCALHOST:3000").cors_origins == (
+        "https://a.example",
+        "http://localhost:3000",
+    )
+    assert loaded(config_file=file('cors_origins = ["http://[::1]:8000"]')).cors_origins == ("http://[::1]:8000",)
+    assert loaded(config_file=file("cors_origins = []")).cors_origins == ()
+    assert loaded("--cors-origins", "*").cors_origins == ("*",)
+    assert loaded("--cors-origins", "none", environ={"GATEWAY_CORS_ORIGINS": "*"}).cors_origins == ()
 
 
 def test_a_poll_schedule_is_a_list_with_commas_or_an_array(file):
@@ -187,6 +198,9 @@ def test_a_bad_value_is_named_as_the_user_wrote_it_whichever_place_that_was(file
         ("--poll-budget-per-s", "expected a number above 0", ["0"]),
         ("--poll-jitter", "expected a share from 0 to 1", ["1.1", "-0.1", "10%"]),
         ("--poll-schedule-s", "expected ascending pauses", ["", "1,2,", "4,2,1", "0,1"]),
+        ("--cors-origins", "expected origins without path", ["app.example", "https://a.example/", "https://a:443"]),
+        ("--cors-origins", "expected origins without path", ["*,https://a", "null", "http://a:80", ",", ""]),
+        ("--ticket-s", "expected seconds from 1 to a day", ["0", "0.5", "25h"]),
         ("--log-level", "expected 'debug', 'info', 'warning' or 'error'", ["loud", "INFO"]),
         ("--background-tracking", "expected 'poll' or 'stream'", ["both"]),
     ],
@@ -208,6 +222,7 @@ def test_a_bad_value_is_refused_with_what_is_accepted(flag, expected, bad):
         ("expected an absolute http(s) URL", ["upstream = 5"]),
         ("expected host:port", ["listen = {port = 8080}", "listen = 8080"]),
         ("expected 0 or more seconds", ["linger_s = 2026-01-01"]),
+        ("expected origins without path", ["cors_origins = [5]", "cors_origins = true"]),
         ("expected ascending pauses", ["poll_schedule_s = [1, true]", "poll_schedule_s = 5"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""HTTP as bytes, for what no library would send: an upstream that follows a script, and a client that types."""
+"""HTTP as bytes: an upstream that follows a script, a client that types, and a cable that is read along and cut."""
 
 import asyncio
 import json
@@ -124,6 +124,64 @@ def unnamed(answer: bytes) -> bytes:
     """An answer as upstream gave it: less the name that the gateway gave the request, which must be there once."""
     assert len(_NAME.findall(answer.partition(b"\r\n\r\n")[0] + b"\r\n")) == 1, answer
     return _NAME.sub(b"", answer)
+
+
+@dataclass(slots=True)
+class Passed:
+    """What passed in one connection, both ways."""
+
+    up: bytearray = field(default_factory=bytearray)
+    down: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(slots=True)
+class Cable:
+    """A line to a server: `url` is the server's by way of it, `passed` what went through, connection by connection."""
+
+    url: str
+    passed: list[Passed] = field(default_factory=list)
+    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    def cut(self) -> int:
+        """Reset every open connection, at both ends; how many ends that were."""
+        ends = [writer for writer in self._open if not writer.is_closing()]
+        for writer in ends:
+            writer.transport.abort()
+        return len(ends)
+
+    async def carry(self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, until either end closes it."""
+        there, back = await asyncio.open_connection(host, port)
+        passed = Passed()
+        self.passed.append(passed)
+        self._open |= {writer, back}
+        try:
+            await asyncio.gather(_pass_on(reader, back, passed.up), _pass_on(there, writer, passed.down))
+        finally:
+            self._open -= {writer, back}
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, noted: bytearray) -> None:
+    try:
+        while data := await reader.read(1 << 16):
+            noted += data
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass  # cut, here or there
+    finally:
+        writer.close()
+
+
+async def cable_to(parts: AsyncExitStack, url: str) -> Cable:
+    """A cable to the server at `url`; it is taken down after the test."""
+    there = urlsplit(url)
+    host, port = there.hostname or "", there.port or 0
+    server = await asyncio.start_server(lambda reader, writer: cable.carry(host, port, reader, writer), "127.0.0.1", 0)
+    parts.callback(server.close)
+    cable = Cable(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{there.path}")
+    parts.callback(cable.cut)
+    return cable
 
 
 def status_of(answer: bytes) -> int:

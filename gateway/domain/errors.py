@@ -133,6 +133,24 @@ class WebSocketRefused(GatewayError):
     status, type, code, origin = 403, "invalid_request_error", "websocket_not_allowed", "client"
 
 
+class OriginNotAllowed(GatewayError):
+    """A web page of an origin that may not use this gateway."""
+
+    status, type, code, origin = 403, "permission_error", "origin_not_allowed", "client"
+
+
+class TicketRefused(GatewayError):
+    """A ticket that is none, or is not good for this request."""
+
+    status, type, code, origin = 401, "authentication_error", "invalid_ticket", "client"
+
+
+class TicketExpired(TicketRefused):
+    """A ticket that was good for this request."""
+
+    code = "ticket_expired"
+
+
 class WaitsForOwner(GatewayError):
     """The gateway holds no credential to speak to upstream about this response."""
 

@@ -31,8 +31,8 @@ from gateway.relay.upstream import Answer, Call
 # An answer that the gateway reads too has to be readable.
 _ENCODING = frozenset({"accept-encoding"})
 _IDENTITY = ("Accept-Encoding", "identity")
-# A poll with any other query field asks for something that a stored snapshot may not show.
-_ANSWERED_HERE = frozenset({"stream", "starting_after", "api-version", "include_obfuscation"})
+ANSWERED_HERE = frozenset({"stream", "starting_after", "api-version", "include_obfuscation"})
+"""Query fields of a retrieve; any other asks for something that a stored snapshot may not show."""
 
 Told = Callable[[Context, web.Request, Response, Answer, bytes], Awaitable[None]]
 
@@ -41,17 +41,16 @@ async def retrieve(context: Context, request: web.Request, target: Target) -> we
     """Answer a `GET /responses/{id}`: a poll, or with `stream=true` a stream from the cursor on."""
     response = await owned(context, request, target.response_id)
     if response is None and asks_for_stream(request):
-        response = await _proven(context, request, target)
+        response = await proven(context, request, target)
     if response is None:
         return await _ask_for_stranger(context, request, target, _observed)
     live = context.tracker.heard_from(response.key, credential(received(request)))
     streamed = asks_for_stream(request)
     if streamed and response.logged:
-        return await _stream(context, request, target, response, live)
-    if streamed or request.query.keys() - _ANSWERED_HERE:
+        return await stream_log(context, request, target, response, live)
+    if streamed or request.query.keys() - ANSWERED_HERE:
         return await _ask(context, request, target, response, _observed)
-    if live is not None:
-        _redeem(context, live, "poll", CursorForm.NONE if target.after is None else CursorForm.SUFFIX)
+    redeem_by_poll(context, target, live)
     answer = await polling.poll(context, request, response, live)
     return answer or await _ask(context, request, target, response, _observed)
 
@@ -84,9 +83,10 @@ async def refer(context: Context, request: web.Request, target: Target) -> web.S
     return await forward(context, request, target, body=body)
 
 
-async def _stream(
+async def stream_log(
     context: Context, request: web.Request, target: Target, response: Response, live: Live | None
 ) -> web.StreamResponse:
+    """Answer a `GET /responses/{id}?stream=true` from the log, from the cursor on."""
     cursor: Cursor = read_cursor(
         starting_after=request.query.get("starting_after"),
         last_event_id=request.headers.get("Last-Event-ID"),
@@ -111,10 +111,13 @@ async def _ask_for_stranger(context: Context, request: web.Request, target: Targ
     return await _ask(context, request, target, known, told, stranger=True)
 
 
-async def _proven(context: Context, request: web.Request, target: Target) -> Response | None:
-    """The response, if upstream shows it to the caller: a plain GET asks, as upstream does not stream all it shows."""
+async def proven(context: Context, request: web.Request, target: Target) -> Response | None:
+    """The response, if upstream shows it to the caller: a plain GET asks, as upstream does not stream all it shows.
+
+    For callers whose own credential goes upstream; whom upstream answers is an owner from then on.
+    """
     known = await _known(context, target)
-    if known is None or not known.logged:
+    if known is None:
         return None
     answer = await context.upstream.send(
         Call(
@@ -213,6 +216,12 @@ async def _deleted(context: Context, request: web.Request, response: Response, a
         await context.tracker.ledger.end(live, outcome, source="delete")
     with contextlib.suppress(StoreUnavailable):
         await context.store.delete(response.key)
+
+
+def redeem_by_poll(context: Context, target: Target, live: Live | None) -> None:
+    """A poll came, which redeems the continuation token of a live response."""
+    if live is not None:
+        _redeem(context, live, "poll", CursorForm.NONE if target.after is None else CursorForm.SUFFIX)
 
 
 def _redeem(context: Context, live: Live, how: str, form: CursorForm) -> None:

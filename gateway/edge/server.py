@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from gateway.config import Address
 from gateway.domain.errors import BadRequest, GatewayError, HeadersTooLarge
-from gateway.edge import websocket
+from gateway.edge import cors, tickets, websocket
 from gateway.edge.context import Context, Handler
 from gateway.edge.middleware import TARGET, InFlight, around, error_answer, malformed, noting
 from gateway.edge.passthrough import forward, settle_headers
@@ -40,8 +40,14 @@ def client_app(context: Context, handlers: Mapping[tuple[Kind, str], Handler]) -
 
     async def serve(request: web.Request) -> web.StreamResponse:
         _check_head(request, context.settings.header_limit_bytes)
-        target = routing.target(context.route, *_path_and_query(request))
+        path, query = _path_and_query(request)
+        ticket, query = tickets.taken_out(query)
+        target = routing.target(context.route, path, query)
         request[TARGET] = target
+        if (preflight := cors.answer_preflight(context, request)) is not None:
+            return preflight
+        if ticket is not None:
+            return await tickets.retrieve(context, request, target, ticket)
         if websocket.is_upgrade(request):
             return await websocket.tunnel(context, request, target)
         return await handlers.get((target.kind, request.method), forward)(context, request, target)
@@ -53,6 +59,7 @@ def client_app(context: Context, handlers: Mapping[tuple[Kind, str], Handler]) -
     app[_MALFORMED] = malformed(context)
     app.on_response_prepare.append(noting(context))
     app.on_response_prepare.append(settle_headers)
+    app.on_response_prepare.append(cors.dressing(context))
     app.router.add_route("*", "/{path:(?s:.*)}", serve, expect_handler=_continue)
     return app
 

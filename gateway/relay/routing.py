@@ -16,6 +16,9 @@ from gateway.domain.errors import NotFound, PathNotAllowed
 from gateway.domain.headers import Headers
 from gateway.domain.response import Response
 
+TICKET = "x-gateway-ticket"
+"""What is under a response's path the gateway's own, and no upstream's: where an owner gets a ticket for it."""
+
 
 class Kind(StrEnum):
     """What a request asks for; also the route label of metrics."""
@@ -24,6 +27,7 @@ class Kind(StrEnum):
     RESPONSE = "/responses/{id}"
     CANCEL = "/responses/{id}/cancel"
     INPUT_ITEMS = "/responses/{id}/input_items"
+    TICKET = "/responses/{id}/x-gateway-ticket"
     REFERRING = "/responses/*"
     OTHER = "other"
 
@@ -58,7 +62,7 @@ _RESPONSES = re.compile(r"responses(?:/(?P<id>[^/]+)(?:/(?P<action>[^/]+))?)?/?"
 # What an upstream may still read as a path to responses: it may decode, merge slashes or not mind the case.
 _SPELT_ODDLY = re.compile(r"[/\\]*(?:v1[/\\]+)*responses(?:[/\\;]|$)", re.IGNORECASE)
 _NO_IDS = frozenset({"compact", "input_tokens"})
-_ACTIONS = {None: Kind.RESPONSE, "cancel": Kind.CANCEL, "input_items": Kind.INPUT_ITEMS}
+_ACTIONS = {None: Kind.RESPONSE, "cancel": Kind.CANCEL, "input_items": Kind.INPUT_ITEMS, TICKET: Kind.TICKET}
 
 
 def target(route: Route, raw_path: str, raw_query: str) -> Target:
