@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Client libraries that tests drive: Node's, and those of Python that bring much with them.
+NODE := tests/clients/node
+FRAMEWORKS := .venv-clients
 
-.PHONY: setup demo run test lint bench clean
+.PHONY: setup demo run test lint bench clients clean
 
 setup: $(STAMP)
 
@@ -20,7 +23,18 @@ demo: $(STAMP)
 run: $(STAMP)
 	$(BIN)/responses-gateway serve
 
-test: $(STAMP)
+clients: $(NODE)/node_modules/.installed $(FRAMEWORKS)/.installed
+
+$(NODE)/node_modules/.installed: $(NODE)/package-lock.json
+	@if command -v npm >/dev/null; then cd $(NODE) && npm ci --silent && touch node_modules/.installed; \
+	else echo "There is no npm: the tests of clients for Node are skipped."; fi
+
+$(FRAMEWORKS)/.installed: tests/clients/frameworks/requirements.txt
+	$(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/pip install --quiet --requirement $<
+	@touch $@
+
+test: $(STAMP) clients
 	$(BIN)/pytest -n 2
 
 lint: $(STAMP)
@@ -32,4 +46,4 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(FRAMEWORKS) $(NODE)/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -6,53 +6,17 @@ import re
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from readme import BETWEEN_BLOCKS, EXAMPLES, MARK, README
 from running import PATIENCE_S, Running, Upstream
 
 from dashboards.__main__ import with_tables
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
-MARK = "<!-- runs -->"
-BLOCK = re.compile(
-    rf"{MARK}\n```(?P<language>sh|python)\n(?P<code>.*?)^```\n(?:\n*```text\n(?P<output>.*?)^```\n)?", re.S | re.M
-)
-ANYTHING = "…"
-"""In what README shows: any text; alone on a line: any lines."""
-BETWEEN_BLOCKS = "\x1e"
-
 needs_a_shell = pytest.mark.skipif(
     not all(map(shutil.which, ("bash", "curl", "jq"))), reason="needs bash, curl and jq: apt install bash curl jq"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A block of README that runs, and what README says that it prints."""
-
-    language: str
-    code: str
-    output: str
-
-    @property
-    def script(self) -> str:
-        """The block as part of a shell script."""
-        body = self.code if self.language == "sh" else f"python - <<'END'\n{self.code}END\n"
-        return f"{body}printf '{BETWEEN_BLOCKS}'\n"
-
-    def prints(self, text: str) -> bool:
-        """Whether this is what README shows; how wide the columns of a table are does not matter."""
-        lines = [
-            "(?:.*\n)*" if line == ANYTHING else f"{'.*'.join(map(re.escape, line.split(ANYTHING)))}\n"
-            for line in re.sub(" +", " ", self.output).splitlines()
-        ]
-        return re.fullmatch("".join(lines), re.sub(" +", " ", text)) is not None
-
-
-EXAMPLES = [Example(found["language"], found["code"], found["output"] or "") for found in BLOCK.finditer(README)]
 
 
 def test_every_marked_example_is_found() -> None:
@@ -78,7 +42,8 @@ async def test_the_examples_run_as_they_stand_and_print_what_readme_shows(
         "http://127.0.0.1:8081": upstream.url.removesuffix("/v1"),
         "http://127.0.0.1:9464": gateway.ops_url,
     }
-    script = "".join(example.script for example in EXAMPLES)
+    examples = [example for example in EXAMPLES if example.language != "js"]
+    script = "".join(example.script for example in examples)
     for written, here in places.items():
         script = script.replace(written, here)
     kept = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
@@ -104,7 +69,7 @@ async def test_the_examples_run_as_they_stand_and_print_what_readme_shows(
     assert shell.returncode == 0, f"{said}\n{complaints.decode()}"
     wrong = [
         f"{example.code}\nREADME shows:\n{example.output}\nit prints:\n{text}"
-        for example, text in zip(EXAMPLES, printed, strict=False)
+        for example, text in zip(examples, printed, strict=False)
         if not example.prints(text)
     ]
     assert not wrong, "\n\n".join(wrong)

@@ -1,9 +1,12 @@
 """Real client libraries, each pointed at upstream and at the gateway."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import Program, framework_command, node_command, printed_by_node, started
 from running import Running, Upstream
 from sides import TWIN, Side, Sides
 
@@ -19,5 +22,37 @@ def sides(
         direct, behind = await simulate(**options), await simulate(**options)
         upstream = behind.url.removesuffix("/v1") + base_path
         return Sides(Side(direct), Side(behind, await gateway_for(upstream, **settings)))
+
+    return start
+
+
+@pytest.fixture
+def node(parts: AsyncExitStack) -> Callable[..., Awaitable[Program]]:
+    """Start a scene of a Node script."""
+
+    async def start(script: str, scene: str, base_url: str, **arguments: Any) -> Program:
+        return await started(parts, node_command(script, scene), base_url, arguments)
+
+    return start
+
+
+@pytest.fixture
+def node_file(tmp_path: Path) -> Callable[[str], Awaitable[str]]:
+    """Run a whole Node module: what it prints."""
+
+    async def run(code: str) -> str:
+        script = tmp_path / "example.mjs"
+        script.write_text(code, encoding="utf-8")
+        return await printed_by_node(script)
+
+    return run
+
+
+@pytest.fixture
+def framework(parts: AsyncExitStack) -> Callable[..., Awaitable[Program]]:
+    """Start a scene of a program for one of Python's frameworks."""
+
+    async def start(script: str, scene: str, base_url: str, **arguments: Any) -> Program:
+        return await started(parts, framework_command(script, scene), base_url, arguments)
 
     return start
