@@ -38,6 +38,8 @@ _REASONS = colors(
     upstream_expired=YELLOW,
 )
 
+_FORGETS = steps(GREY, (-(10**9), RED), (3600, ORANGE), (86400, GREEN))
+
 _GLANCE = tiles(
     "At a glance",
     "Responses that should move and do not; age of the oldest one that runs; time until upstream forgets one that it "
@@ -53,16 +55,21 @@ _GLANCE = tiles(
         "Ended, not fetched",
     ),
     Query("sum(responses_gateway_continuation_tokens_outstanding{@})", "Tokens out"),
-    width=24,
     overrides=[
         named("Stuck", thresholds=steps(GREEN, (1, ORANGE))),
         named("Oldest live", unit="dtdurations", thresholds=steps(GREEN, (3600, YELLOW), (28800, ORANGE))),
-        named("Upstream forgets in", unit="dtdurations", thresholds=steps(RED, (3600, ORANGE), (86400, GREEN))),
+        named(
+            "Upstream forgets in",
+            unit="dtdurations",
+            thresholds=steps(GREY, (-(10**9), RED), (3600, ORANGE), (86400, GREEN)),
+        ),
         named("Polls saved", unit="percentunit", decimals=1, thresholds=steps(BLUE)),
         named("Ended, not fetched", decimals=0, thresholds=steps(BLUE)),
         named("Tokens out", thresholds=steps(BLUE)),
     ],
 )
+
+_OPEN = {"type": "regex", "options": {"pattern": ".+", "result": {"text": "open", "index": 0}}}
 
 _STUCK_NOW = json_table(
     STUCK_NOW,
@@ -78,17 +85,17 @@ _STUCK_NOW = json_table(
         Column("stuck.reason", "Reason"),
         Column("stuck.since", "Since", "timestamp_epoch_s"),
         Column("status", "Status"),
-        Column("created_at", "Created", "timestamp_epoch_s"),
         Column("last_event", "Last event"),
         Column("progress_at", "Moved last", "timestamp_epoch_s"),
         Column("upstream_request_id", "Upstream's x-request-id"),
         Column("trace_id", "Trace"),
     ),
     overrides=[
-        named("Since", unit="dateTimeFromNow"),
-        named("Created", unit="dateTimeAsIsoNoDateIfToday"),
-        named("Moved last", unit="dateTimeFromNow"),
-        named("Trace", links=[TRACE_LINK]),
+        named("Response", custom__width=430),
+        named("Since", unit="dateTimeFromNow", custom__width=120),
+        named("Status", custom__width=100),
+        named("Moved last", unit="dateTimeFromNow", custom__width=120),
+        named("Trace", links=[TRACE_LINK], mappings=[_OPEN], custom__width=70),
     ],
     links=[STUCK],
 )
@@ -173,7 +180,6 @@ _LIFETIME = heatmap(
     "Create to final status of background responses.",
     "responses_gateway_response_duration_seconds",
     _BACKGROUND,
-    width=8,
     links=[RESPONSES],
 )
 
@@ -285,10 +291,10 @@ DASHBOARD = Dashboard(
     "Responses Gateway / Background responses",
     "Which responses are stuck, why, since when; how long work queues and runs; how clients ask; who lost a line.",
     (
-        ("", (_GLANCE, _STUCK_NOW, _BY_REASON, _AGES, _TURNS)),
-        ("How long they queue and run", (_LIVE, _QUEUE, _FIRST_OUTPUT, _LIFETIME, _DETECTION, _PICKUP)),
-        ("How clients ask", (_POLLS, _SERVED, _SAVED, _PER_RESPONSE)),
-        ("Who lost a line and came back", (_LEFT, _CAME, _BEHIND, _TOKENS)),
+        ("", ((_GLANCE,), (_STUCK_NOW,), (_BY_REASON, _AGES, _TURNS))),
+        ("How long they queue and run", ((_LIVE, _QUEUE, _FIRST_OUTPUT), (_LIFETIME, _DETECTION, _PICKUP))),
+        ("How clients ask", ((_POLLS, _SERVED, _SAVED, _PER_RESPONSE),)),
+        ("Who lost a line and came back", ((_LEFT, _CAME, _BEHIND, _TOKENS),)),
     ),
     sources=(source("operators", "Operators", "yesoreyeram-infinity-datasource"),),
 )

@@ -1,6 +1,6 @@
 """A whole dashboard: its variables, its links, and where its panels are placed.
 
-Rule: panels are laid out from left to right in their order, and numbered in it; nothing is placed by hand.
+Rule: panels are laid out line by line in their order, and numbered in it; nothing is placed by hand.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from dashboards.promql import RATE, chosen
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """A dashboard: sections in order, each a heading (none: "") and its panels, laid out from left to right."""
+    """A dashboard: sections in order, each a heading (none: "") and its lines of panels, each as wide as the page."""
 
     uid: str
     title: str
     about: str
-    sections: Sequence[tuple[str, Sequence[Panel]]]
+    sections: Sequence[tuple[str, Sequence[Sequence[Panel]]]]
     sources: Sequence[Json] = ()
 
     @property
     def panels(self) -> list[Panel]:
         """Without headings."""
-        return [panel for _, panels in self.sections for panel in panels]
+        return [panel for _, shelves in self.sections for shelf in shelves for panel in shelf]
 
     def panel_id(self, title: str) -> int:
         """The number of the panel of this title: for links. Raises StopIteration."""
@@ -52,19 +52,19 @@ class Dashboard:
 
     def _placed(self) -> list[Json]:
         placed: list[Json] = []
-        x = y = height = 0
-        for heading, panels in self.sections:
-            y, x, height = y + height, 0, 0
+        y = 0
+        for heading, shelves in self.sections:
             if heading:
                 row = {"type": "row", "title": heading, "collapsed": False, "panels": []}
                 placed.append({"id": len(placed) + 1, **row, "gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1}})
                 y += 1
-            for panel in panels:
-                w, h = panel.size
-                if x + w > COLUMNS:
-                    x, y, height = 0, y + height, 0
-                placed.append({"id": len(placed) + 1, **panel.body, "gridPos": {"x": x, "y": y, "w": w, "h": h}})
-                x, height = x + w, max(height, h)
+            for shelf in shelves:
+                x, shares = 0, sum(panel.share for panel in shelf)
+                for panel in shelf:
+                    place = {"x": x, "y": y, "w": COLUMNS * panel.share // shares, "h": panel.height}
+                    placed.append({"id": len(placed) + 1, **panel.body, "gridPos": place})
+                    x += place["w"]
+                y += max(panel.height for panel in shelf)
         return placed
 
 

@@ -11,6 +11,7 @@ from dashboards.panels import (
     PURPLE,
     RED,
     YELLOW,
+    Json,
     Query,
     colors,
     lines,
@@ -32,19 +33,18 @@ _TROUBLE = steps(GREEN, (1, RED))
 
 _ANSWERS = {"type": "value", "options": {"0": {"text": "away", "index": 0}, "1": {"text": "answers", "index": 1}}}
 
+_FIRING = 'job=~"$job", alertname=~"ResponsesGateway.+", alertstate="firing", severity!="none"'
+
 _NOW = tiles(
     "Now",
     "Gateways that Prometheus cannot scrape; alerts that fire; responses that should move and do not; responses that "
     "run; whether upstream answered the last request. A number that is not green has a dashboard behind it: click it.",
     "none",
     Query("count(up{@} == 0) or vector(0)", "Gateways down"),
-    Query(
-        'count(ALERTS{job=~"$job", alertname=~"ResponsesGateway.+", alertstate="firing"}) or vector(0)', "Alerts firing"
-    ),
+    Query(f"count(ALERTS{{{_FIRING}}}) or vector(0)", "Alerts firing"),
     Query("sum(responses_gateway_responses_stuck{@})", "Stuck"),
     Query("sum(responses_gateway_responses_live{@})", "Live"),
     Query("min(responses_gateway_upstream_reachable{@})", "Upstream"),
-    width=12,
     overrides=[
         named("Gateways down", thresholds=_TROUBLE, links=[dashboard_link("Gateway runtime", RUNTIME_UID)]),
         named(
@@ -54,7 +54,7 @@ _NOW = tiles(
         named("Live", thresholds=steps(BLUE), links=[dashboard_link("Background responses", BACKGROUND_UID)]),
         named(
             "Upstream",
-            thresholds=steps(RED, (1, GREEN)),
+            thresholds=steps(GREY, (0, RED), (1, GREEN)),
             mappings=[
                 {"type": "value", "options": {"0": {"text": "away", "index": 0}, "1": {"text": "answers", "index": 1}}}
             ],
@@ -63,17 +63,19 @@ _NOW = tiles(
     ],
 )
 
+
+def _kept(budget: float) -> Json:
+    """Green within the budget, red where it is spent three times too fast."""
+    return steps(GREY, (0, RED), (1 - 3 * budget, ORANGE), (1 - budget, GREEN))
+
+
 _LEVELS = tiles(
     "Service levels, last day",
     "What the gateway promises, of the job that keeps it worst. "
     + " ".join(f"{level.title}: {level.about} (target {level.target:.4g} %)." for level in levels.LEVELS),
     "percentunit",
     *(Query(f'1 - max({level.recorded("1d")}{{job=~"$job"}})', level.title) for level in levels.LEVELS),
-    width=12,
-    overrides=[
-        named(level.title, decimals=3, thresholds=steps(RED, (1 - 3 * level.budget, ORANGE), (1 - level.budget, GREEN)))
-        for level in levels.LEVELS
-    ],
+    overrides=[named(level.title, decimals=3, thresholds=_kept(level.budget)) for level in levels.LEVELS],
 )
 
 _BURN = lines(
@@ -82,7 +84,6 @@ _BURN = lines(
     "14.4 on somebody is paged within minutes, from 6 on within an hour.",
     "none",
     *(Query(f'max({level.recorded("1h")}{{job=~"$job"}}) / {level.budget:g}', level.title) for level in levels.LEVELS),
-    width=24,
     thresholds=steps(GREEN, (1, YELLOW), (6, ORANGE), (14.4, RED)),
     empty="No traffic",
 )
@@ -181,7 +182,6 @@ _WHY_FAILED = table(
         instant=True,
     ),
     columns={"error_type": "Error", "origin": "To blame", "model": "Model", "Value": "Responses"},
-    width=8,
     sort="Responses",
     overrides=[named("Responses", decimals=0)],
     empty="None failed",
@@ -222,7 +222,6 @@ _BY_MODEL = table(
         "Value #C": "Tokens",
         "Value #D": "Cost",
     },
-    width=8,
     sort="Responses",
     overrides=[
         named("Responses", decimals=0),
@@ -238,9 +237,9 @@ DASHBOARD = Dashboard(
     "Responses Gateway / Overview",
     "Is the gateway well, what is asked of it, how do responses end, what do they cost.",
     (
-        ("", (_NOW, _LEVELS, _BURN)),
-        ("Traffic", (_REQUESTS, _ERRORS, _HEADERS)),
-        ("Responses", (_CREATED, _NOT_CREATED, _ENDED, _DURATION, _PER_TOKEN, _WHY_FAILED)),
-        ("What they cost", (_TOKENS, _COST, _BY_MODEL)),
+        ("", ((_NOW, _LEVELS), (_BURN,))),
+        ("Traffic", ((_REQUESTS, _ERRORS, _HEADERS),)),
+        ("Responses", ((_CREATED, _NOT_CREATED, _ENDED), (_DURATION, _PER_TOKEN, _WHY_FAILED))),
+        ("What they cost", ((_TOKENS, _COST, _BY_MODEL),)),
     ),
 )

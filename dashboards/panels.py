@@ -5,7 +5,7 @@ source that was chosen. Called by the three dashboards.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dashboards.promql import RATE, chosen, metrics_of
@@ -68,15 +68,18 @@ def colors(**by_name: str) -> list[Json]:
 
 @dataclass(slots=True)
 class Panel:
-    """A panel before it has its place. `body`: what Grafana is given besides; `size`: width and height."""
+    """A panel before it has its place. `share`: of its line's width, beside the shares of its neighbours."""
 
     title: str
     body: Json
-    size: tuple[int, int]
-    expressions: Sequence[str] = field(default_factory=tuple)
+    height: int = 8
+    share: int = 1
+    expressions: Sequence[str] = ()
 
 
-def _panel(kind: str, title: str, about: str, queries: Sequence[Query], size: tuple[int, int], **body: Any) -> Panel:
+def _panel(
+    kind: str, title: str, about: str, queries: Sequence[Query], *, height: int = 8, share: int = 1, **body: Any
+) -> Panel:
     shape = {"table": "table", "heatmap": "heatmap"}.get(kind, "time_series")
     expressions = [chosen(query.expression) for query in queries]
     shown = list(dict.fromkeys(name for text in expressions for name in metrics_of(text)))
@@ -92,7 +95,8 @@ def _panel(kind: str, title: str, about: str, queries: Sequence[Query], size: tu
             "links": [],
             **body,
         },
-        size,
+        height,
+        share,
         expressions,
     )
 
@@ -102,7 +106,6 @@ def lines(
     about: str,
     unit: str,
     *queries: Query,
-    width: int = 8,
     stacked: bool = False,
     bars: bool = False,
     overrides: Sequence[Json] = (),
@@ -128,7 +131,6 @@ def lines(
         title,
         about,
         queries,
-        (width, 8),
         links=list(links),
         fieldConfig={
             "defaults": {
@@ -154,14 +156,14 @@ def lines(
     )
 
 
-def tiles(title: str, about: str, unit: str, *queries: Query, overrides: Sequence[Json], width: int) -> Panel:
+def tiles(title: str, about: str, unit: str, *queries: Query, overrides: Sequence[Json]) -> Panel:
     """One number a query, each with its own colours."""
     return _panel(
         "stat",
         title,
         about,
         queries,
-        (width, 5),
+        height=5,
         fieldConfig={
             "defaults": {"unit": unit, "color": {"mode": "thresholds"}, "thresholds": steps(GREEN), "noValue": "none"},
             "overrides": list(overrides),
@@ -177,7 +179,7 @@ def tiles(title: str, about: str, unit: str, *queries: Query, overrides: Sequenc
     )
 
 
-def heatmap(title: str, about: str, histogram: str, where: str, *, width: int, links: Sequence[Json] = ()) -> Panel:
+def heatmap(title: str, about: str, histogram: str, where: str, *, links: Sequence[Json] = ()) -> Panel:
     """A histogram's buckets over time, in seconds."""
     query = Query(f"sum by (le) (increase({histogram}_bucket{{{where}}}[{RATE}]))", "{{le}}")
     return _panel(
@@ -185,7 +187,6 @@ def heatmap(title: str, about: str, histogram: str, where: str, *, width: int, l
         title,
         about,
         [query],
-        (width, 8),
         links=list(links),
         fieldConfig={"defaults": {"noValue": "Nothing in this time", "unit": "short"}, "overrides": []},
         options={
@@ -215,8 +216,8 @@ def table(
     unit: str,
     *queries: Query,
     columns: Mapping[str, str],
-    width: int,
     sort: str,
+    share: int = 1,
     overrides: Sequence[Json] = (),
     empty: str = "Nothing in this time",
     links: Sequence[Json] = (),
@@ -228,7 +229,7 @@ def table(
         title,
         about,
         queries,
-        (width, 8),
+        share=share,
         links=list(links),
         fieldConfig=_cells(unit, empty, overrides),
         options={**_PLAIN, "sortBy": [{"displayName": sort, "desc": True}]},
@@ -287,7 +288,7 @@ def json_table(
         "fieldConfig": _cells("string", "None: nothing is stuck", overrides),
         "options": _PLAIN,
     }
-    return Panel(title, body, (COLUMNS, 8))
+    return Panel(title, body)
 
 
 _PLAIN: Json = {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}

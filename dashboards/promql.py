@@ -45,8 +45,8 @@ def per_minute(series: str, by: str = "") -> str:
 
 
 def each(series: str, by: str = "") -> str:
-    """PromQL: how much counters grew in each interval."""
-    return f"{_sum(by)}(increase({series}[{RATE}]))"
+    """PromQL: how much counters grew in each interval; those that did not are left out."""
+    return f"{_sum(by)}(increase({series}[{RATE}])) > 0"
 
 
 def in_all(series: str, by: str = "") -> str:

@@ -25,7 +25,7 @@ _GATEWAYS = table(
         "Value #C": "Memory",
         "Value #D": "Descriptors",
     },
-    width=12,
+    share=2,
     sort="Instance",
     overrides=[
         named("Runs since", unit="dateTimeFromNow"),
@@ -45,11 +45,10 @@ _CPU = lines(
     "Cores that each process uses. One is all that its event loop can have.",
     "percentunit",
     Query(f"rate(process_cpu_seconds_total{{@}}[{RATE}])", "{{instance}}"),
-    width=6,
     thresholds=steps(GREEN, (0.9, ORANGE)),
 )
 
-_MEMORY = lines("Memory", "Resident.", "bytes", Query("process_resident_memory_bytes{@}", "{{instance}}"), width=6)
+_MEMORY = lines("Memory", "Resident.", "bytes", Query("process_resident_memory_bytes{@}", "{{instance}}"))
 
 _LAG = lines(
     "Event-loop lag",
@@ -215,9 +214,9 @@ DASHBOARD = Dashboard(
     "Responses Gateway / Gateway runtime",
     "The process, the log and its store, the way to upstream, the telemetry itself.",
     (
-        ("The process", (_GATEWAYS, _CPU, _MEMORY, _LAG, _OPEN, _BYTES)),
-        ("Streams and the log", (_STREAMS, _EVENTS, _WRITES, _BATCHES, _SPACE, _FAILURES, _KEPT)),
-        ("The way to upstream", (_UPSTREAM, _POLL_TIMES, _CUTS, _ODD)),
-        ("Telemetry", (_SPANS, _DUE)),
+        ("The process", ((_GATEWAYS, _CPU, _MEMORY), (_LAG, _OPEN, _BYTES))),
+        ("Streams and the log", ((_STREAMS, _EVENTS, _WRITES, _BATCHES), (_SPACE, _FAILURES, _KEPT))),
+        ("The way to upstream", ((_UPSTREAM, _POLL_TIMES, _CUTS, _ODD),)),
+        ("Telemetry", ((_SPANS, _DUE),)),
     ),
 )
