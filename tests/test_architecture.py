@@ -25,7 +25,7 @@ VENDORS = {
     "multidict": {"relay.upstream", "edge"},
     "opentelemetry": {"telemetry"},
     "prometheus_client": {"telemetry.series"},
-    "structlog": {"telemetry.logs"},
+    "structlog": {"telemetry.logs", "telemetry.rendering"},
     "sqlite3": {"store"},
     "pydantic": {"config"},
     "uvloop": {"top"},

@@ -1,10 +1,12 @@
 """Facts in, log lines out: each line is one JSON object, and one tells a response's whole life."""
 
+import errno
 import io
 import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from threading import Event
 from typing import Any
 
@@ -139,6 +141,10 @@ def test_every_line_about_a_response_carries_its_ids_at_the_top_level(fact: fact
         (facts.BecameStuck(T, a_response(stuck=Stuck.QUEUED)), "warning"),
         (facts.Reattached(T, a_response(), 3, "failed", 1.0), "warning"),
         (facts.RequestServed(T, "GET", "/v1/{rest}", 200, None, 0.1, 0.1), "debug"),
+        (facts.RequestServed(T, "GET", "/v1/{rest}", 404, "upstream", 0.1, 0.1), "debug"),
+        (facts.RequestServed(T, "GET", "/v1/{rest}", 502, "upstream", 0.1, 0.1), "warning"),
+        (facts.UpstreamPolled(T, a_response(), "unchanged", 200, 0.1), "debug"),
+        (facts.UpstreamPolled(T, a_response(), "error", 401, 0.1), "warning"),
         (facts.StoreFailed(T, "append", "disk full"), "error"),
     ],
 )
@@ -161,30 +167,31 @@ def test_no_words_of_upstreams_and_no_owner_are_in_any_line() -> None:
     assert "an owner" not in text
 
 
-def test_a_store_that_fails_all_the_time_is_one_line_a_minute() -> None:
+def test_a_store_that_fails_all_the_time_is_ten_lines_a_minute() -> None:
     failures: list[facts.Fact] = [facts.StoreFailed(T + second, "append", "disk full") for second in range(121)]
     clock_went_back = facts.StoreFailed(T - 1000, "append", "disk full")
     found = lines(written([*failures, facts.StoreFailed(T, "read", "disk full"), clock_went_back]))
-    assert [(line["operation"], line["kept_back"]) for line in found] == [
-        ("append", 0),
-        ("append", 59),
-        ("append", 59),
-        ("read", 0),
-        ("append", 0),
-    ]
+    told = [(line["operation"], line.get("kept_back")) for line in found]
+    of_a_minute = [("append", None)] * 9
+    assert told == [
+        ("append", None), *of_a_minute,
+        ("append", 50), *of_a_minute,
+        ("append", 50), ("read", None), ("append", None),
+    ]  # fmt: skip
 
 
 def test_other_libraries_write_into_the_same_stream_in_the_same_shape(logs: Logs, stream: io.StringIO) -> None:
     try:
         raise ZeroDivisionError("of theirs")
     except ZeroDivisionError:
-        logging.getLogger("aiohttp.server").exception("Error handling %s", "request")
+        logging.getLogger("aiohttp.server").exception("Error handling %s\nof %s", "a secret", "a client")
     logging.getLogger("aiohttp.server").info("chatter")
     logs.close(GRACE_S)
     logging.getLogger("aiohttp.server").error("after the end")
     (line,) = lines(stream.getvalue())
-    assert (line["event"], line["level"], line["logger"]) == ("Error handling request", "error", "aiohttp.server")
-    assert "ZeroDivisionError: of theirs" in line["exception"]
+    assert (line["event"], line["level"], line["logger"]) == ("Error handling %s", "error", "aiohttp.server")
+    assert line["exception"].endswith("\nZeroDivisionError")
+    assert "in test_other_libraries_write_into_the_same_stream" in line["exception"]
 
 
 def test_warnings_of_other_libraries_are_hidden_where_only_errors_are_asked_for(stream: io.StringIO) -> None:
@@ -240,6 +247,81 @@ def test_a_collector_that_is_away_is_one_line_a_minute_without_a_traceback(logs:
     assert "exception" not in line
 
 
+def test_an_error_is_told_with_its_causes_and_its_number_but_without_its_words(logs: Logs, stream: io.StringIO) -> None:
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "secret", "a secret path")
+        except OSError as full:
+            raise json.JSONDecodeError("secret", "a secret body", 0) from full
+    except ValueError as error:
+        logs.observer_removed(print, error)
+    logs.close(GRACE_S)
+    (line,) = lines(stream.getvalue())
+    kinds = [told for told in line["exception"].splitlines() if not told.startswith("  ")]
+    assert kinds == ["OSError ENOSPC", "json.decoder.JSONDecodeError"]
+
+
+def test_an_error_that_repeats_itself_is_ten_lines_a_minute(logs: Logs, stream: io.StringIO) -> None:
+    for at in range(25):
+        logging.getLogger("aiohttp.server").error("the same %s", at)
+    logging.getLogger("aiohttp.server").error("from another place")
+    logs.close(GRACE_S)
+    assert [line["event"] for line in lines(stream.getvalue())] == ["the same %s"] * 10 + ["from another place"]
+
+
+def test_a_message_that_does_not_fit_its_arguments_is_told_without_them(
+    logs: Logs, stream: io.StringIO, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record = logging.LogRecord("aiohttp.server", logging.ERROR, __file__, 1, "two %s %s", ("secret",), None)
+    (ours,) = [one for one in logging.getLogger().handlers if type(one).__module__ == Logs.__module__]
+    ours.handle(record)
+    logs.close(GRACE_S)
+    (line,) = lines(stream.getvalue())
+    assert (line["event"], line["logger"]) == ("log_record_unwritable", "aiohttp.server")
+    assert "secret" not in capfd.readouterr().err
+
+
+def _storm(of: facts.Fact) -> list[facts.Fact]:
+    return [replace(of, at=of.at + second) for second in range(50)]
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        facts.Refused(T, a_response(), 429),
+        facts.Refused(T, a_response(), 502),
+        facts.Contradicted(T, a_response(), "backwards", "in_progress -> queued"),
+        facts.UpstreamCut(T, a_response(), "eof"),
+        facts.Reattached(T, a_response(), 3, "failed", 1.0),
+        facts.TakenUp(T, a_response(), "polled"),
+        facts.StoreFailed(T, "append", "disk full"),
+        facts.Untracked(T, "store"),
+        facts.UpstreamPolled(T, a_response(), "error", 401, 0.1),
+        facts.RequestServed(T, "GET", "/v1/{rest}", 502, "upstream", 0.1, 0.1),
+    ],
+    ids=lambda fact: type(fact).__name__,
+)
+def test_a_storm_is_ten_lines_of_a_kind_a_minute_unless_somebody_debugs(fact: facts.Fact) -> None:
+    found = lines(written([*_storm(fact), replace(fact, at=T + 61)]))
+    assert [line.get("kept_back") for line in found] == [None] * 10 + [40]
+    assert len(lines(written(_storm(fact), level="debug"))) == 50
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        facts.Created(T, a_response()),
+        facts.FirstOutput(T, a_response()),
+        facts.BecameStuck(T, a_response(stuck=Stuck.QUEUED)),
+        facts.Recovered(T, a_response(), Stuck.QUEUED),
+        ended(Status.FAILED),
+    ],
+    ids=lambda fact: type(fact).__name__,
+)
+def test_of_milestones_none_is_kept_back(fact: facts.Fact) -> None:
+    assert len(lines(written(_storm(fact)))) == 50
+
+
 def test_lines_about_the_process_have_the_same_shape(logs: Logs, stream: io.StringIO) -> None:
     logs.write("info", "listening", address="127.0.0.1:8080", tls=None)
     logs.observer_removed(print, ValueError("bad"))
@@ -252,7 +334,7 @@ def test_lines_about_the_process_have_the_same_shape(logs: Logs, stream: io.Stri
         "address": "127.0.0.1:8080",
     }
     assert (second["observer"], second["level"]) == ("print", "error")
-    assert second["exception"] == "ValueError: bad"
+    assert second["exception"] == "ValueError"
 
 
 def test_close_leaves_the_logging_of_the_process_as_it_was() -> None:
@@ -266,8 +348,25 @@ def test_close_leaves_the_logging_of_the_process_as_it_was() -> None:
 def test_a_terminal_gets_lines_for_people() -> None:
     text = written(a_life(), stream=Terminal())
     assert "response_ended" in text
+    assert "\x1b[2mstatus=\x1b[0mcompleted" in text
     assert not text.startswith("{")
     assert written(a_life(), stream=Terminal(), format="json").startswith("{")
+
+
+def test_a_line_for_people_tells_the_news_first_and_leaves_out_what_only_machines_look_for() -> None:
+    text = written([a_life()[-2]], format="console")
+    at = datetime.fromtimestamp(T + 10).strftime("%H:%M:%S")  # noqa: DTZ006  # the reader's own time
+    assert text == (
+        f"{at}.000 info    response_ended       status=completed ending=terminal duration_s=10 until_started_s=2 "
+        "until_first_output_s=3 events=20 input_tokens=100 cached_tokens=40 output_tokens=50 reasoning_tokens=30 "
+        "client_polls=2 upstream_polls=1 attaches=2 resumes=1 disconnects=1 reattaches=1 mode=background_stream "
+        f"model=gpt-5-2026-01-01 response_id=resp_1 trace_id={TRACE.trace_id:032x}\n"
+    )
+
+
+def test_where_something_is_wrong_people_get_the_ids_to_ask_with() -> None:
+    failed = ended(Status.FAILED, upstream_request_id="req_9", error_code="server_error")
+    assert "response_id=resp_1 request_id=request-1 upstream_request_id=req_9" in written([failed], format="console")
 
 
 @pytest.mark.parametrize(

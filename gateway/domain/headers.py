@@ -3,7 +3,9 @@
 Headers are lists of (name, value) pairs: order, case and repetition are the sender's.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+
+from gateway.domain.identifiers import identifier
 
 Headers = list[tuple[str, str]]
 
@@ -28,7 +30,6 @@ _NOT_TO_CLIENT = HOP_BY_HOP | {"set-cookie", "alt-svc"}
 CREDENTIALS = frozenset({"authorization", "api-key"})
 """The headers that say who pays: what the gateway keeps, in memory, to speak to upstream about a response."""
 SCOPE = frozenset({"openai-organization", "openai-project"})
-SECRET = CREDENTIALS | {"cookie", "set-cookie", "proxy-authorization", "openai-ephemeral-key"}
 _KEPT_WITH_SNAPSHOT = ("content-type", "x-request-id", "openai-", "x-ms-")
 
 
@@ -57,9 +58,9 @@ def first(headers: Iterable[tuple[str, str]], name: str) -> str | None:
     return next((value for found, value in headers if found.lower() == name), None)
 
 
-def redacted(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The headers as they may be shown."""
-    return ((name, "***" if name.lower() in SECRET else value) for name, value in headers)
+def request_id(headers: Iterable[tuple[str, str]]) -> str | None:
+    """What upstream calls a request, by the headers of its answer."""
+    return identifier(first(headers, "x-request-id"))
 
 
 def _less(headers: Iterable[tuple[str, str]], drop: frozenset[str]) -> Headers:

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import msgspec
 
+from gateway.domain.identifiers import identifier
+
 NULL = msgspec.Raw(b"null")
 _Part = TypeVar("_Part", bound=msgspec.Struct)
 
@@ -27,9 +29,9 @@ def text(value: object) -> str | None:
     return str(value)
 
 
-def name(value: object, characters: int = 256) -> str | None:
-    """A text that is not empty, as far as anybody reads it."""
-    return value[:characters] if isinstance(value, str) and value else None
+def name(value: object) -> str | None:
+    """An id, a name or a code, as it may be shown; None where it does not look like one."""
+    return identifier(value) if isinstance(value, str) else None
 
 
 def number(value: object) -> float | None:

@@ -91,7 +91,10 @@ class _Prompt(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a create body asks for, as far as the gateway needs it. `conversation` is the id or None."""
+    """What a create body asks for, as far as the gateway needs it. `conversation` is the id or None.
+
+    Names that are only there to be shown are None, too, where they do not look like any (`domain.identifiers`).
+    """
 
     mode: Mode
     model: str | None = None
@@ -116,10 +119,10 @@ def read(body: bytes) -> Asked | None:
         conversation = conversation.get("id")
     return Asked(
         mode=_MODES[bool(found.background), bool(found.stream)],
-        model=found.model,
+        model=name(found.model),
         store=found.store,
         previous_response_id=found.previous_response_id,
-        conversation=conversation if isinstance(conversation, str) else None,
+        conversation=name(conversation),
         parameters=_parameters(found),
     )
 

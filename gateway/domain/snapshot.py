@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gateway.domain.lenient import NULL, number, part, text
+from gateway.domain.lenient import NULL, name, number, part, text
 from gateway.domain.response import TERMINAL, Status, Usage
 
 
@@ -17,6 +17,7 @@ class Snapshot:
     """`unknown_status` is a status that no document names; `fingerprint` changes when output or usage changes.
 
     `output_types`: which kinds of items a final output has, in order of appearance. `completed_at` is upstream's clock.
+    Names and codes that do not look like any are not kept (`domain.identifiers`); `error_message` is words.
     """
 
     id: str | None
@@ -92,10 +93,10 @@ class _ErrorEvent(msgspec.Struct):
     message: object = None
 
 
+_NO_NAME = "?"
 _STATUSES = {str(status): status for status in Status}
 # More kinds of items are known of no output; a list without end has no place in a record.
 _OUTPUT_TYPES = 16
-_TYPE_CHARACTERS = 64
 
 _object = msgspec.json.Decoder(_Object)
 _life_cycle_event = msgspec.json.Decoder(_LifeCycleEvent)
@@ -116,15 +117,15 @@ def read_snapshot(body: bytes) -> Snapshot | None:
     return Snapshot(
         id=text(found.id),
         status=known,
-        unknown_status=status if known is None else None,
-        model=text(found.model),
+        unknown_status=None if status is None or known else name(status) or _NO_NAME,
+        model=name(text(found.model)),
         background=found.background is True,
         stored=found.store if isinstance(found.store, bool) else None,
-        error_code=text(error.code) or text(error.type) if error else None,
+        error_code=name(text(error.code)) or name(error.type) if error else None,
         error_message=text(error.message) if error else None,
-        incomplete_reason=incomplete.reason if incomplete else None,
+        incomplete_reason=name(incomplete.reason) if incomplete else None,
         usage=_usage(found.usage),
-        service_tier=text(found.service_tier),
+        service_tier=name(found.service_tier),
         completed_at=number(found.completed_at),
         output_types=_output_types(found.output) if known in TERMINAL else (),
         fingerprint=zlib.crc32(found.usage, zlib.crc32(found.output)),
@@ -148,16 +149,16 @@ def error_of(data: bytes) -> tuple[str | None, str | None]:
         return None, None
     if isinstance(found.error, dict):
         nested = found.error
-        return text(nested.get("code")) or text(nested.get("type")), text(nested.get("message"))
-    return text(found.code), text(found.message) or text(found.error)
+        return name(text(nested.get("code"))) or name(nested.get("type")), text(nested.get("message"))
+    return name(text(found.code)), text(found.message) or text(found.error)
 
 
 def _output_types(raw: msgspec.Raw) -> tuple[str, ...]:
     try:
-        kinds = dict.fromkeys(item.type[:_TYPE_CHARACTERS] for item in _items.decode(raw) if item.type)
+        kinds = dict.fromkeys(name(item.type) for item in _items.decode(raw))
     except msgspec.DecodeError:
         return ()
-    return tuple(kinds)[:_OUTPUT_TYPES]
+    return tuple(kind for kind in kinds if kind)[:_OUTPUT_TYPES]
 
 
 def _usage(raw: msgspec.Raw) -> Usage | None:

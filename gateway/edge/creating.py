@@ -13,6 +13,7 @@ from gateway.domain.continuation import Cursor, CursorForm, parse_token
 from gateway.domain.errors import StoreUnavailable, UpstreamCut
 from gateway.domain.facts import StoreFailed, Untracked
 from gateway.domain.headers import Headers, credential
+from gateway.domain.identifiers import identifier
 from gateway.domain.mode import Asked, Mode
 from gateway.domain.response import Response
 from gateway.edge import polling, preferences, stream
@@ -95,7 +96,7 @@ def _response(context: Context, request: web.Request, target: Target, asked: Ask
         path=target.path.rstrip("/"),
         query=target.query,
         model_asked=asked.model,
-        previous_response_id=parse_token(previous).response_id if previous else None,
+        previous_response_id=identifier(parse_token(previous).response_id) if previous else None,
         conversation=asked.conversation,
         parameters=asked.parameters,
         stored=asked.store is not False,

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from gateway.domain.errors import BadRequest, Draining, GatewayError, Origin, error_body
 from gateway.domain.facts import RequestServed
+from gateway.domain.identifiers import OTHER_METHOD, known_method
 from gateway.domain.response import Response
 from gateway.edge.context import Context
 from gateway.edge.passthrough import abort
@@ -102,7 +103,7 @@ def malformed(context: Context) -> Callable[[web.StreamResponse], None]:
         request_id = new_request_id()
         name_request(response, request_id)
         served = RequestServed(
-            context.clock(), "UNKNOWN", Kind.OTHER, response.status, "client", 0.0, 0.0, request_id=request_id
+            context.clock(), OTHER_METHOD, Kind.OTHER, response.status, "client", 0.0, 0.0, request_id=request_id
         )
         context.telemetry.emit([served])
 
@@ -173,7 +174,7 @@ def _observe(context: Context, request: web.Request, began: float, status: int, 
         [
             RequestServed(
                 at=now,
-                method=request.method,
+                method=known_method(request.method),
                 route=Kind.OTHER if target is None else target.kind,
                 status=status,
                 origin=origin,

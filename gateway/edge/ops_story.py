@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from gateway.domain.identifiers import identifier
 from gateway.domain.response import Response, Status
 from gateway.relay.live import Live
 
@@ -44,7 +45,7 @@ def story(response: Response, live: Live | None, now: float, *, content: bool) -
         "tokens": asdict(response.usage) if response.usage else None,
         "logged": response.logged,
         "tail": response.tail,
-        "last_event": response.last_event,
+        "last_event": identifier(response.last_event),
         "progress_at": max(response.progress_at, response.status_at) or None,
         "synthesised": response.synthesised,
         "contradictions": counts.contradictions,

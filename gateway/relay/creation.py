@@ -12,7 +12,7 @@ from gateway.config import Settings
 from gateway.domain import mode
 from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError, UpstreamUnreachable
 from gateway.domain.facts import Refused, StoreFailed
-from gateway.domain.headers import Headers, first, kept_with_snapshot
+from gateway.domain.headers import Headers, kept_with_snapshot, request_id
 from gateway.domain.lifecycle import give_up
 from gateway.domain.mode import Mode
 from gateway.domain.response import Body, Ending, Status
@@ -68,7 +68,7 @@ class Creation:
         """Call upstream and go on with its answer until the response has ended or the poller has it."""
         try:
             answer = await self._call(live, call)
-            live.response = replace(live.response, upstream_request_id=first(answer.headers, "x-request-id"))
+            live.response = replace(live.response, upstream_request_id=request_id(answer.headers))
             if answer.ok and answer.is_event_stream:
                 await self._stream(live, answer, head)
             else:

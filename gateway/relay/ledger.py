@@ -12,7 +12,7 @@ from dataclasses import replace
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import TERMINAL_EVENT, Event, synthesised_terminal
 from gateway.domain.facts import Appended, Created, Ended, Fact, StoreFailed
-from gateway.domain.headers import Headers, first, kept_with_snapshot
+from gateway.domain.headers import Headers, kept_with_snapshot, request_id
 from gateway.domain.lifecycle import Outcome, observe, receive
 from gateway.domain.response import Body, Change, Response, Status, difference
 from gateway.domain.snapshot import Snapshot
@@ -73,9 +73,9 @@ class Ledger:
         step = observe(before, snapshot, at)
         body = Body(snapshot.raw, tuple(kept_with_snapshot(headers)), at)
         live.body = body if step.body is not None else live.body
-        after, request_id = step.response, first(headers, "x-request-id")
-        if request_id not in (None, before.upstream_request_id):
-            after = replace(after, upstream_request_id=request_id)
+        after, named = step.response, request_id(headers)
+        if named not in (None, before.upstream_request_id):
+            after = replace(after, upstream_request_id=named)
         facts = (*self._created(live, step.body, at, after), *step.facts)
         if step.outcome is not None:
             await self._end_observed(live, replace(step.outcome, response=after), facts, body, source)

@@ -7,26 +7,37 @@ import contextlib
 import math
 import queue
 import threading
+from dataclasses import dataclass
 from typing import Final, TextIO
 
 _QUEUE_LINES: Final = 10_000
 _REPEAT_S: Final = 60.0
 
 
+@dataclass(slots=True)
+class _Minute:
+    began: float = -math.inf
+    written: int = 0
+    kept_back: int = 0
+
+
 class Seldom:
-    """Lets one line of a kind through per minute."""
+    """Lets so many lines of a kind through per minute; kinds come from a bounded set."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[float, int]] = {}
+        self._minutes: dict[str, _Minute] = {}
 
-    def kept_back(self, kind: str, at: float) -> int | None:
-        """How many were kept back since the last one; None: keep this one back, too."""
-        last, kept_back = self._last.get(kind, (-math.inf, 0))
-        if 0 <= at - last < _REPEAT_S:
-            self._last[kind] = (last, kept_back + 1)
-            return None
-        self._last[kind] = (at, 0)
-        return kept_back
+    def kept_back(self, kind: str, at: float, most: int = 1) -> int | None:
+        """How many were kept back in the minute before; None: keep this one back, too."""
+        minute = self._minutes.setdefault(kind, _Minute())
+        if not 0 <= at - minute.began < _REPEAT_S:
+            self._minutes[kind] = _Minute(at, 1)
+            return minute.kept_back
+        if minute.written < most:
+            minute.written += 1
+            return 0
+        minute.kept_back += 1
+        return None
 
 
 class Lines:

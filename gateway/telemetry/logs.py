@@ -1,9 +1,9 @@
 """Log lines as a projection of facts: milestones as they happen, one canonical line per response at its end.
 
-Rule: the only importer of structlog. A line is made of ids, numbers and words of the gateway's own; never of a body, a
-prompt or a credential. The trace's ids stand at the top level in lower-case hex, as "Trace Context in non-OTLP Log
-Formats" of the OpenTelemetry specification says. Writing never blocks (`lines.py`): what a stalled reader of stdout
-does not take is lost, and a line says how many were.
+Rule: a line is made of ids, numbers and words of the gateway's own; never of a body, a prompt or a credential. The
+trace's ids stand at the top level in lower-case hex, as "Trace Context in non-OTLP Log Formats" of the OpenTelemetry
+specification says. With `rendering` the only importer of structlog. Writing never blocks (`lines`): what a stalled
+reader of stdout does not take is lost, and a line says how many were.
 """
 
 import atexit
@@ -12,25 +12,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
-from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
-from structlog.stdlib import ProcessorFormatter
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import Processor
 
 from gateway.domain import facts
 from gateway.domain.response import Counts, Response, Usage
 from gateway.telemetry.lines import Lines, Seldom
+from gateway.telemetry.rendering import KEPT_BACK, NOISY, ids, of_stdlib, render, shown, timestamp
 from gateway.telemetry.spans import went_wrong
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
 
-_WORDS_CHARACTERS: Final = 300
-_NOISY: Final = ("opentelemetry.", "gateway.telemetry.export", "urllib3.", "grpc")
-"""Loggers that repeat themselves while a collector is away, with tracebacks: one line a minute each is enough."""
-_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_OF_A_KIND: Final = 10
+"""How many lines of a kind a minute tell of the same trouble; what goes beyond is counted in the next one."""
 
 
 def configure(
@@ -46,29 +43,23 @@ def configure(
     """
     stream = sys.stdout if stream is None else stream
     console = format == "console" or (format == "auto" and stream.isatty())
-    return Logs(level, Lines(stream), _render(console, colors=stream.isatty()), clock)
+    return Logs(level, Lines(stream), render(console=console, colors=stream.isatty()), clock)
 
 
 class Logs:
     """Writes what the facts say. Made by `configure`."""
 
-    def __init__(self, level: Level, lines: Lines, render: list[Processor], clock: Callable[[], float]) -> None:
+    def __init__(self, level: Level, lines: Lines, rendering: list[Processor], clock: Callable[[], float]) -> None:
         self._lines, self._clock, self._least = lines, clock, _LEVELS[level]
         self._logger = structlog.wrap_logger(
             structlog.WriteLogger(cast(TextIO, lines)),
-            processors=[structlog.processors.add_log_level, *render],
+            processors=[structlog.processors.add_log_level, *rendering],
             wrapper_class=structlog.make_filtering_bound_logger(self._least),
             cache_logger_on_first_use=True,
         ).bind()
-        self._handler = logging.StreamHandler(cast(TextIO, lines))
-        self._handler.setFormatter(
-            ProcessorFormatter(
-                processors=[ProcessorFormatter.remove_processors_meta, *render],
-                foreign_pre_chain=[structlog.processors.add_log_level, _from_record],
-            )
-        )
+        self._handler = _Records(cast(TextIO, lines), self._unwritable)
+        self._handler.setFormatter(of_stdlib(rendering))
         self._handler.setLevel(max(self._least, logging.WARNING))
-        self._handler.addFilter(_seldom_noise(Seldom()))
         logging.getLogger().addHandler(self._handler)
         atexit.register(self.close)
         self._seldom = Seldom()
@@ -90,7 +81,7 @@ class Logs:
             facts.Cancelled: lambda f: self._say("info", "cancel_asked", f, http_status=f.status, seconds=f.seconds),
             facts.Purged: lambda f: self._say("debug", "purged", f, records=f.records),
             facts.StoreFailed: self._store_failed,
-            facts.Untracked: self._untracked,
+            facts.Untracked: lambda f: self._say("warning", "create_untracked", f, reason=f.reason),
             facts.RequestServed: self._request_served,
         }
 
@@ -114,6 +105,9 @@ class Logs:
         atexit.unregister(self.close)
         logging.getLogger().removeHandler(self._handler)
         self._lines.close(timeout_s)
+
+    def _unwritable(self, record: logging.LogRecord) -> None:
+        self.write("error", "log_record_unwritable", logger=record.name)
 
     # The line of each fact
 
@@ -142,7 +136,8 @@ class Logs:
         self._say(level, "upstream_reattached", fact, outcome=fact.outcome, after=fact.after, seconds=fact.seconds)
 
     def _polled(self, fact: facts.UpstreamPolled) -> None:
-        self._say("debug", "polled", fact, outcome=fact.outcome, http_status=fact.status, seconds=fact.seconds)
+        level: Level = "warning" if fact.outcome == "error" else "debug"
+        self._say(level, "polled", fact, outcome=fact.outcome, http_status=fact.status, seconds=fact.seconds)
 
     def _attached(self, fact: facts.Attached) -> None:
         level, event = _ATTACHED[fact.kind]
@@ -153,31 +148,36 @@ class Logs:
         self._say("debug", "stream_left", fact, **fields, delivered=fact.delivered, replayed=fact.replayed)
 
     def _store_failed(self, fact: facts.StoreFailed) -> None:
-        kept_back = self._seldom.kept_back(f"store {fact.operation}", fact.at)
-        if kept_back is not None:
-            fields = {"operation": fact.operation, "reason": fact.reason}
-            self._say("error", "store_failed", fact, **fields, kept_back=kept_back)
-
-    def _untracked(self, fact: facts.Untracked) -> None:
-        kept_back = self._seldom.kept_back(f"untracked {fact.reason}", fact.at)
-        if kept_back is not None:
-            self._say("warning", "create_untracked", fact, reason=fact.reason, kept_back=kept_back)
+        self._say("error", "store_failed", fact, operation=fact.operation, reason=fact.reason)
 
     def _request_served(self, fact: facts.RequestServed) -> None:
+        level: Level = "warning" if fact.status >= 500 else "debug"
+        if _LEVELS[level] < self._least:
+            return  # the usual case, and the one that counts
         fields = {"method": fact.method, "http_route": fact.route, "http_status": fact.status, "origin": fact.origin}
         fields |= {"streamed": fact.streamed, "received_bytes": fact.received_bytes, "sent_bytes": fact.sent_bytes}
-        self._say("debug", "request", fact, **fields, seconds=fact.seconds, lifetime_s=fact.lifetime)
+        self._say(level, "request", fact, **fields, seconds=fact.seconds, lifetime_s=fact.lifetime)
 
     def _say(self, level: Level, event: str, fact: facts.Fact, **fields: object) -> None:
-        if _LEVELS[level] >= self._least:
-            ids = _ids(getattr(fact, "response", None), getattr(fact, "request_id", None))
-            self._line(level, event, fact.at, {**ids, **fields})
+        if _LEVELS[level] < self._least:
+            return
+        kept_back = self._kept_back(event, fact)
+        if kept_back is not None:
+            belongs = ids(getattr(fact, "response", None), getattr(fact, "request_id", None))
+            self._line(level, event, fact.at, {**belongs, **fields, "kept_back": kept_back or None})
+
+    def _kept_back(self, event: str, fact: facts.Fact) -> int | None:
+        """How many lines like this one were kept back; None: keep it back, too. Whoever debugs wants them all."""
+        repeats = _REPEATS.get(type(fact))
+        kind = repeats(fact) if repeats is not None else None
+        if kind is None or self._least <= logging.DEBUG:
+            return 0
+        return self._seldom.kept_back(f"{event} {kind}", fact.at, _OF_A_KIND)
 
     def _line(self, level: Level, event: str, at: float, fields: Mapping[str, object]) -> None:
         if lost := self._lines.take_lost():
-            self._logger.error("log_lines_lost", timestamp=_timestamp(at), lines=lost)
-        shown = {name: _shown(value) for name, value in fields.items() if value is not None}
-        getattr(self._logger, level)(event, timestamp=_timestamp(at), **shown)
+            self._logger.error("log_lines_lost", timestamp=timestamp(at), lines=lost)
+        getattr(self._logger, level)(event, timestamp=timestamp(at), **shown(fields))
 
 
 _LEVELS: Final[dict[Level, int]] = {
@@ -186,29 +186,23 @@ _LEVELS: Final[dict[Level, int]] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+# What a storm repeats, by kinds of which there are few: a failing upstream or store fails for everybody.
+_REPEATS: Final[dict[type[facts.Fact], Callable[[Any], object]]] = {
+    facts.Refused: lambda f: f.status,
+    facts.Untracked: lambda f: f.reason,
+    facts.Contradicted: lambda f: f.what,
+    facts.UpstreamCut: lambda f: f.reason,
+    facts.Reattached: lambda f: f.outcome,
+    facts.TakenUp: lambda f: f.how,
+    facts.StoreFailed: lambda f: f.operation,
+    facts.UpstreamPolled: lambda f: f.status if f.outcome == "error" else None,
+    facts.RequestServed: lambda f: f"{f.origin} {f.status}" if f.status >= 500 else None,
+}
 _ATTACHED: Final[dict[facts.AttachKind, tuple[Level, str]]] = {
     "first": ("debug", "stream_attached"),
     "replay": ("debug", "stream_replayed"),
     "resume": ("info", "response_resumed"),
 }
-
-
-def _ids(response: Response | None, request_id: str | None) -> dict[str, object]:
-    """What a line belongs to; without a request of its own it belongs to the one that created the response."""
-    if response is None:
-        return {"request_id": request_id}
-    trace = response.trace
-    return {
-        "request_id": request_id or response.request_id,
-        "response_id": response.response_id,
-        "key": response.key,
-        "mode": response.mode,
-        "route": response.route,
-        "model": response.model or response.model_asked,
-        "trace_id": f"{trace.trace_id:032x}",
-        "span_id": f"{trace.span_id:016x}",
-        "trace_flags": f"{trace.flags:02x}",
-    }
 
 
 def _story(response: Response, at: float) -> dict[str, object]:
@@ -238,59 +232,24 @@ _USAGE: Final = tuple(field.name for field in dataclass_fields(Usage))
 _COUNTS: Final = tuple(field.name for field in dataclass_fields(Counts))
 
 
-def _shown(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, 6)
-    return value[:_WORDS_CHARACTERS] if isinstance(value, str) else value
+class _Records(logging.StreamHandler[TextIO]):
+    """Records of stdlib's logging. Those of one place in the code repeat themselves: ten a minute are enough.
 
+    While a collector is away many places repeat themselves, with tracebacks: of all of them one a minute.
+    """
 
-def _timestamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def __init__(self, stream: TextIO, unwritable: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__(stream)
+        self._unwritable, self._seldom = unwritable, Seldom()
 
-
-def _render(console: bool, colors: bool) -> list[Processor]:
-    if not console:
-        return [_in_order, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    plain = structlog.dev.plain_traceback
-    return [_printable, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
-
-
-def _in_order(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
-    return {
-        "timestamp": line.pop("timestamp", None),
-        "level": line.pop("level", method),
-        "event": line["event"],
-        **line,
-    }
-
-
-def _printable(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
-    """A terminal acts on control characters: none from outside reaches it."""
-    return {name: _plain(value) if isinstance(value, str) else value for name, value in line.items()}
-
-
-def _plain(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode().translate(_CONTROL)
-
-
-def _from_record(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
-    """A line of stdlib's logging in the shape of ours."""
-    record: logging.LogRecord = line["_record"]
-    event = str(line["event"])
-    if record.name.startswith(_NOISY) and (error := line.pop("exc_info", None)):
-        event = f"{event}: {error[0].__name__}: {error[1]}"
-    kept_back = getattr(record, "kept_back", None)
-    more = _ids(getattr(record, "response", None), getattr(record, "request_id", None))
-    more = {name: value for name, value in {**more, "kept_back": kept_back or None}.items() if value is not None}
-    return {**line, "event": _shown(event), "timestamp": _timestamp(record.created), "logger": record.name, **more}
-
-
-def _seldom_noise(seldom: Seldom) -> Callable[[logging.LogRecord], bool]:
-    def passes(record: logging.LogRecord) -> bool:
-        if not record.name.startswith(_NOISY):
-            return True
-        kept_back = seldom.kept_back("telemetry", record.created)
-        record.kept_back = kept_back
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write it."""
+        noisy = record.name.startswith(NOISY)
+        kind = "telemetry" if noisy else f"{record.pathname}:{record.lineno}"
+        kept_back = self._seldom.kept_back(kind, record.created, 1 if noisy else _OF_A_KIND)
+        setattr(record, KEPT_BACK, kept_back)
         return kept_back is not None
 
-    return passes
+    def handleError(self, record: logging.LogRecord) -> None:  # the vendor's
+        """A message that does not fit what it is filled with: stdlib would print both."""
+        self._unwritable(record)
