@@ -267,13 +267,13 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "ResponsesGatewayUpstreamExpiryNear",
         "warning",
-        "min by (job, instance) (responses_gateway_upstream_expiry_timestamp_seconds) - time() < 3600",
+        "min by (job, instance) (responses_gateway_upstream_expiry_timestamp_seconds) - time() < 300",
         "1m",
         "10m",
         f"Upstream is about to forget a response whose end is not known at {_WHERE}.",
         "In {{ $value | humanizeDuration }}; after that nobody can learn what became of it.",
         (background.DASHBOARD, "At a glance"),
-        "upstream will forget within the hour a response whose end is not known",
+        "within 5 minutes upstream forgets a response that it does not answer for",
     ),
     Alert(
         "ResponsesGatewayResumesRefused",

@@ -38,7 +38,7 @@ _REASONS = colors(
     upstream_expired=YELLOW,
 )
 
-_FORGETS = steps(GREY, (-(10**9), RED), (3600, ORANGE), (86400, GREEN))
+_FORGETS = steps(GREY, (-(10**9), RED), (300, ORANGE))
 
 _GLANCE = tiles(
     "At a glance",
@@ -61,7 +61,7 @@ _GLANCE = tiles(
         named(
             "Upstream forgets in",
             unit="dtdurations",
-            thresholds=steps(GREY, (-(10**9), RED), (3600, ORANGE), (86400, GREEN)),
+            thresholds=steps(GREY, (-(10**9), RED), (300, ORANGE)),
         ),
         named("Polls saved", unit="percentunit", decimals=1, thresholds=steps(BLUE)),
         named("Ended, not fetched", decimals=0, thresholds=steps(BLUE)),
