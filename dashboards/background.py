@@ -21,11 +21,12 @@ from dashboards.panels import (
     tiles,
 )
 from dashboards.promql import each, in_all, per_minute, per_second, quantile
+from gateway.telemetry import names
 
 UID = "responses-gateway-background"
 STUCK_NOW = "Stuck now"
-RESUMED = traces("Traces of resumed responses", "span.gateway.resumes > 0")
-STUCK = traces("Traces of stuck responses", 'name = "stuck"')
+RESUMED = traces("Traces of resumed responses", f"span.{names.GATEWAY_RESUMES} > 0")
+STUCK = traces("Traces of stuck responses", f"span.{names.GATEWAY_STUCK_REASON} != nil")
 
 _ENDED = 'responses_gateway_responses_terminal_total{@, mode=~"background.*"}'
 _BACKGROUND = '@, mode=~"background.*"'

@@ -2,13 +2,13 @@
 
 import json
 import re
-from typing import Any
 from urllib.parse import quote
 
-Json = dict[str, Any]
+from dashboards.panels import Json
+from gateway.telemetry import names
 
 TAG = "responses-gateway"
-"""Of the dashboards; also the name of the service in traces."""
+"""Of all three dashboards."""
 
 
 def explore_traces(query: str) -> str:
@@ -21,15 +21,14 @@ def explore_traces(query: str) -> str:
     return f"/explore?schemaVersion=1&panes={escaped}&orgId=1"
 
 
-def traces(title: str, where: str) -> Json:
-    """A panel's link to the traces that TraceQL finds among the gateway's spans."""
-    url = explore_traces(f'{{resource.service.name = "{TAG}" && {where}}}')
-    return {"title": title, "url": url, "targetBlank": True}
+def traces(title: str, query: str) -> Json:
+    """A panel's link to the traces that TraceQL finds. `gateway.*` attributes are on no other service's spans."""
+    return {"title": title, "url": explore_traces(f"{{{query}}}"), "targetBlank": True}
 
 
 TRACE_LINK: Json = {"title": "Trace", "url": explore_traces("${__value.raw}"), "targetBlank": True}
 """The link of a cell that holds a trace id."""
-RESPONSES = traces("Traces of responses", 'name =~ "chat.*"')
+RESPONSES = traces("Traces of responses", f'name =~ "{names.OPERATION_CHAT} .*" && span.{names.GATEWAY_KEY} != nil')
 
 
 def dashboard_link(title: str, uid: str) -> Json:

@@ -21,11 +21,14 @@ from dashboards.panels import (
     tiles,
 )
 from dashboards.promql import in_all, per_minute, per_second, quantile
+from gateway.telemetry import names
 
 UID = "responses-gateway-overview"
 BACKGROUND_UID = "responses-gateway-background"
 RUNTIME_UID = "responses-gateway-runtime"
-FAILED_TRACES = traces("Traces of failed responses", 'span.gen_ai.response.status = "failed"')
+FAILED_TRACES = traces(
+    "Traces of failed responses", f'span.{names.GENAI_RESPONSE_STATUS} = "failed" && span.{names.GATEWAY_KEY} != nil'
+)
 
 _TERMINAL = "responses_gateway_responses_terminal_total{@@}"
 _FAILED = 'responses_gateway_responses_terminal_total{@@, status="failed"}'

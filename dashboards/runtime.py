@@ -4,9 +4,10 @@ from dashboards.layout import Dashboard
 from dashboards.links import RESPONSES, traces
 from dashboards.panels import GREEN, GREY, ORANGE, RED, Query, colors, lines, named, steps, table
 from dashboards.promql import RATE, each, per_second, quantile
+from gateway.telemetry import names
 
 UID = "responses-gateway-runtime"
-REATTACHED = traces("Traces with a re-attach", 'name = "reattach"')
+REATTACHED = traces("Traces with a re-attach", f'name = "{names.SPAN_REATTACH}" && span.{names.GATEWAY_OUTCOME} != nil')
 
 _GATEWAYS = table(
     "Gateways",

@@ -40,26 +40,16 @@ def impatient_rules() -> Json:
     return rules
 
 
-class Server:
-    """A program that answers HTTP."""
+class Prometheus:
+    """A Prometheus, by its HTTP API."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, http: aiohttp.ClientSession, address: str) -> None:
         self._http = http
-        self.url = url
-
-    async def get(self, path: str, **query: object) -> Any:
-        """What it says; the status is for the caller to judge by what comes."""
-        asked = f"{self.url}{path}?{urlencode(query, doseq=True)}"
-        async with self._http.get(asked) as answer:
-            return await answer.json(content_type=None)
-
-
-class Prometheus(Server):
-    """A Prometheus."""
+        self._url = f"http://{address}/api/v1"
 
     async def query(self, expression: str) -> list[Json]:
         """An instant query's series; fails on an error and on a warning."""
-        answer = await self.get("/api/v1/query", query=expression)
+        answer = await self._get("query", query=expression)
         assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
         assert "warnings" not in answer, f"{expression}: {answer['warnings']}"
         result: list[Json] = answer["data"]["result"]
@@ -67,9 +57,14 @@ class Prometheus(Server):
 
     async def data(self, path: str, **query: object) -> Any:
         """The data of any other question."""
-        answer = await self.get(f"/api/v1/{path}", **query)
+        answer = await self._get(path, **query)
         assert answer["status"] == "success", answer
         return answer["data"]
+
+    async def _get(self, path: str, **query: object) -> Json:
+        async with self._http.get(f"{self._url}/{path}?{urlencode(query)}") as answer:
+            told: Json = await answer.json(content_type=None)
+            return told
 
 
 async def prometheus(
@@ -85,8 +80,10 @@ async def prometheus(
     if alertmanager:
         config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    server = await _start(
+    http = await _http(parts)
+    address = await _start(
         parts,
+        http,
         folder / "prometheus.log",
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",
@@ -94,26 +91,30 @@ async def prometheus(
         "--enable-feature=exemplar-storage",
         "--log.level=warn",
     )
-    return Prometheus(server._http, server.url)
+    return Prometheus(http, address)
 
 
 async def alertmanager(parts: AsyncExitStack, folder: Path, config: Json) -> str:
     """Start one with this configuration; its `host:port`."""
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    server = await _start(
+    return await _start(
         parts,
+        await _http(parts),
         folder / "alertmanager.log",
         "prometheus-alertmanager",
         f"--config.file={folder / 'alertmanager.yml'}",
         f"--storage.path={folder / 'alerts'}",
         "--cluster.listen-address=",
     )
-    return server.url.removeprefix("http://")
 
 
-async def _start(parts: AsyncExitStack, log: Path, *command: str) -> Server:
-    """Start a program and wait until it is ready. It cannot say which port it took: one is tried after the other."""
-    http = await parts.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)))
+async def _http(parts: AsyncExitStack) -> aiohttp.ClientSession:
+    limit = aiohttp.ClientTimeout(total=PATIENCE_S)
+    return await parts.enter_async_context(aiohttp.ClientSession(timeout=limit))
+
+
+async def _start(parts: AsyncExitStack, http: aiohttp.ClientSession, log: Path, *command: str) -> str:
+    """Start a program; its address, once it is ready. It cannot say which port it took, so a free one is tried."""
     for _ in range(5):
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -123,7 +124,7 @@ async def _start(parts: AsyncExitStack, log: Path, *command: str) -> Server:
             )
         parts.push_async_callback(_end, process)
         if await _ready(http, address, process):
-            return Server(http, f"http://{address}")
+            return address
     raise AssertionError(f"{command[0]} does not start; it says why in {log}")
 
 

@@ -228,9 +228,10 @@ def test_a_link_to_traces_is_what_explore_reads(dashboard: Json) -> None:
         assert pane["datasource"] == "${traces}"
         (query,) = pane["queries"]
         assert query["queryType"] == "traceql"
-        assert query["query"] == "${__value.raw}" or re.fullmatch(
-            r"\{resource\.service\.name = .+ && .+\}", query["query"]
-        )
+        attributes = re.findall(r"span\.([\w.]+) (?:=|!=|>)", query["query"])
+        assert attributes or query["query"] == "${__value.raw}"
+        assert set(attributes) <= {value for value in vars(names).values() if isinstance(value, str)}
+        assert any(one.startswith("gateway.") for one in attributes) or not attributes
         # Grafana fills in what is written plainly.
         assert "${traces}" in url
         assert "{" not in re.sub(r"\$\{[\w.]+\}", "", url)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from monitoring import Pager, Prometheus, alertmanager, needs_prometheus, prometheus
 from promql import RECORDED, selectors, written_out
 from running import PATIENCE_S, Running
-from stories import ask, fetch, job, live, until
+from stories import ask, fetch, job, live, some, until
 from test_alert_rules import RULES
 from test_dashboards import LOADED, expressions
 from test_stories_store_failure import Failing
@@ -152,8 +152,8 @@ async def test_a_stuck_response_reaches_whoever_is_told_and_can_be_looked_up(par
     instance = address(gateway.ops_url)
     await prometheus(parts, tmp_path, [instance], manager)
 
-    stream = await gateway.client().responses.create(**job("stuck"))
-    response_id = (await anext(aiter(stream))).response.id
+    (created,) = await some(await gateway.client().responses.create(**job("stuck")), 1)
+    response_id = created["response"]["id"]
     alert = await pager.alert(alertname="ResponsesGatewayResponsesStuck")
 
     assert alert["labels"] == {
