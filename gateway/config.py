@@ -45,6 +45,9 @@ Bytes = Annotated[int, PlainValidator(reading.size)]
 Count = Annotated[int, PlainValidator(reading.count)]
 Secret = Annotated[SecretStr | None, PlainValidator(_secret)]
 Listen = Annotated[Address, PlainValidator(Address.parse)]
+SecondsByModel = Annotated[
+    reading.Pairs[float], PlainValidator(reading.by_model(reading.seconds, "gpt-5*=90,*-pro=10m"))
+]
 
 
 class _Conflict(ValueError):
@@ -139,10 +142,22 @@ class Settings(BaseModel):
     """A reader gets an event of type keepalive, as OpenAI itself sends it, after this much silence; 0: never."""
     # A mark and an alert, not an end: long reasoning recovers from it.
     patience_s: Seconds = 120.0
-    """A streamed response without progress for this long counts as stuck."""
-    # A poll sees no progress inside a status, and long research stays in one for tens of minutes.
+    """A streamed response without an event for this long counts as stuck; so does any that cannot be asked about."""
+    # A tool that it calls may search for minutes without a word.
+    patience_by_model: SecondsByModel = (("*deep-research*", 600.0),)
+    """The same for models that match a pattern, the first that does; * is any text."""
+    # A poll sees little of what happens inside a status, and a long answer stays in one for tens of minutes.
     patience_polled_s: Seconds = 1800.0
-    """A polled response that stays in one status for this long counts as stuck."""
+    """A polled response whose status, output and usage stay as they are for this long counts as stuck."""
+    # Research takes tens of minutes of which a poll may see nothing.
+    patience_polled_by_model: SecondsByModel = (("*deep-research*", 7200.0),)
+    """The same for models that match a pattern, the first that does."""
+    # Long reasoning recovers, and what to do about the rest is not for a default to decide.
+    on_stuck: Literal["none", "cancel", "abandon"] = "none"
+    """What is done about a stuck response: none, cancel (upstream) or abandon (it is no longer tracked)."""
+    # What upstream says that it keeps of a background response that is not stored.
+    upstream_keeps_s: Seconds = 600.0
+    """Upstream forgets a background response with store: false when it has not been asked for this long."""
     # Longer than any response is known to run; some are queued for ever.
     give_up_after_s: Seconds = 86400.0
     """A response that has not ended after this long is no longer tracked."""
@@ -254,7 +269,9 @@ class Settings(BaseModel):
 def _plain(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "***"
-    return str(value) if isinstance(value, Address) else list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return dict(value) if value and isinstance(value[0], tuple) else list(value)
+    return str(value) if isinstance(value, Address) else value
 
 
 def load(

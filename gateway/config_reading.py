@@ -14,8 +14,10 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
+
+T = TypeVar("T")
 
 PREFIX: Final = "GATEWAY_"
 FILE_VARIABLE: Final = "GATEWAY_CONFIG"
@@ -126,6 +128,31 @@ def origins(value: object) -> tuple[str, ...]:
     if found != ("*",) and not all(_ORIGIN.fullmatch(origin) for origin in found):
         raise ValueError("expected origins without path or default port, like https://app.example, or *, or none")
     return found
+
+
+Pairs = tuple[tuple[str, T], ...]
+"""Values by model pattern, in the order in which they are tried; `*` is any text."""
+
+
+def by_model(read: Callable[[object], T], example: str) -> Callable[[object], Pairs[T]]:
+    """Reader of values by model: `gpt-5*=1m,*-pro=10m`, a TOML table with the patterns as keys, or `none`."""
+
+    def pairs(value: object) -> Pairs[T]:
+        written: object = value
+        if isinstance(value, str):
+            parts = value.split(",") if value.strip() not in ("", "none") else []
+            written = [(pattern, one) for pattern, _, one in (part.rpartition("=") for part in parts)]
+        elif isinstance(value, dict):
+            written = list(value.items())
+        try:
+            found = tuple((str(pattern).strip(), read(one)) for pattern, one in written)  # type: ignore[attr-defined]
+            if all(pattern for pattern, _ in found):
+                return found
+        except (ValueError, TypeError):
+            pass
+        raise ValueError(f"expected values by model pattern, like {example}, or none")
+
+    return pairs
 
 
 def base_url(value: object) -> str:

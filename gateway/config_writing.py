@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Protocol, get_args, get_origin
 from gateway import config_reading as reading
 
 _METAVARS: Final = (
+    ("_by_model", "MODEL=SECONDS,..."),
     ("_schedule_s", "SECONDS,..."),
     ("_origins", "ORIGIN,..."),
     ("_per_s", "NUMBER"),
@@ -63,5 +64,6 @@ def default(name: str, field: Field) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(f"{pause:g}" for pause in value) or "none"
+        parts = (f"{part[0]}={part[1]:g}" if isinstance(part, tuple) else f"{part:g}" for part in value)
+        return ",".join(parts) or "none"
     return "none" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -136,6 +136,16 @@ def test_a_poll_schedule_is_a_list_with_commas_or_an_array(file):
     assert loaded(config_file=file('poll_schedule_s = [1, 2.5, "1m"]')).poll_schedule_s == (1, 2.5, 60)
 
 
+def test_values_by_model_are_pairs_with_commas_or_a_table_in_the_order_in_which_they_are_tried(file):
+    both = (("gpt-5-pro*", 600.0), ("gpt-5*", 90.0))
+    table = "[patience_by_model]\n'gpt-5-pro*' = '10m'\n'gpt-5*' = 90"
+
+    assert loaded("--patience-by-model", "gpt-5-pro*=10m, gpt-5*=90").patience_by_model == both
+    assert loaded(config_file=file(table)).patience_by_model == both
+    assert loaded("--patience-by-model", "none").patience_by_model == ()
+    assert Settings(patience_by_model=both).public()["patience_by_model"] == dict(both)
+
+
 def test_an_upstream_keeps_its_path_and_query_and_loses_a_trailing_slash():
     azure = "https://x.openai.azure.com/openai/v1"
 
@@ -201,6 +211,11 @@ def test_a_bad_value_is_named_as_the_user_wrote_it_whichever_place_that_was(file
         ("--cors-origins", "expected origins without path", ["app.example", "https://a.example/", "https://a:443"]),
         ("--cors-origins", "expected origins without path", ["*,https://a", "null", "http://a:80", ",", ""]),
         ("--ticket-s", "expected seconds from 1 to a day", ["0", "0.5", "25h"]),
+        (
+            "--patience-by-model",
+            "expected values by model pattern, like gpt-5*=90",
+            ["90", "a=0", "=90", "a=1,", "a=b=c"],
+        ),
         ("--log-level", "expected 'debug', 'info', 'warning' or 'error'", ["loud", "INFO"]),
         ("--background-tracking", "expected 'poll' or 'stream'", ["both"]),
     ],
@@ -224,6 +239,7 @@ def test_a_bad_value_is_refused_with_what_is_accepted(flag, expected, bad):
         ("expected 0 or more seconds", ["linger_s = 2026-01-01"]),
         ("expected origins without path", ["cors_origins = [5]", "cors_origins = true"]),
         ("expected ascending pauses", ["poll_schedule_s = [1, true]", "poll_schedule_s = 5"]),
+        ("expected values by model pattern", ["patience_by_model = 90", "[patience_by_model]\n'*' = true"]),
     ],
 )
 def test_a_value_of_another_type_in_the_file_is_refused(expected, texts, file):
@@ -321,7 +337,7 @@ def test_an_owner_is_remembered_at_least_as_long_as_the_response():
 
 
 def test_help_tells_meaning_default_and_variable_of_every_setting():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(formatter_class=lambda prog: argparse.HelpFormatter(prog, width=1000))
     add_flags(parser)
     shown = " ".join(parser.format_help().split())
 

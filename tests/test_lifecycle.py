@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.events import Event
-from gateway.domain.facts import BecameStuck, Contradicted, Fact, FirstOutput, Recovered, StatusChanged
-from gateway.domain.lifecycle import TRANSITIONS, Move, Patience, Step, expire, failed_by_error_event, observe, receive
+from gateway.domain.facts import Contradicted, Fact, FirstOutput, StatusChanged
+from gateway.domain.lifecycle import TRANSITIONS, Move, Step, failed_by_error_event, observe, receive
 from gateway.domain.mode import Mode
-from gateway.domain.response import TERMINAL, Ending, Response, Status, Stuck, Trace, Usage
+from gateway.domain.response import TERMINAL, Ending, Response, Status, Trace, Usage
 from gateway.domain.snapshot import Snapshot, read_snapshot
 
 T = 1_790_000_000.0
@@ -161,38 +161,6 @@ def test_progress_of_a_polled_response_is_a_changed_output_or_usage() -> None:
     seen = observe(QUEUED, snapshot("in_progress", output=[]), T + 5).response
     assert observe(seen, snapshot("in_progress", output=[]), T + 9).response.progress_at == T + 5
     assert observe(seen, snapshot("in_progress", output=[{"x": 1}]), T + 9).response.progress_at == T + 9
-
-
-PATIENCE = Patience(pumped=10, polled=100, give_up_after=1000)
-
-
-@pytest.mark.parametrize(
-    ("changes", "after", "given", "reason"),
-    [
-        ({"pumped": True}, 9, {}, None),
-        ({"pumped": True}, 10, {}, Stuck.QUEUED),
-        ({"pumped": True, "status": Status.IN_PROGRESS}, 10, {}, Stuck.NO_PROGRESS),
-        ({"pumped": False}, 99, {}, None),
-        ({"pumped": False}, 100, {}, Stuck.QUEUED),
-        ({"pumped": True}, 10, {"reachable": False}, Stuck.UPSTREAM_UNREACHABLE),
-        ({"pumped": True}, 10, {"credential": False}, Stuck.WAITS_FOR_OWNER),
-    ],
-)
-def test_what_should_move_and_does_not_is_stuck_for_a_reason(
-    changes: dict[str, Any], after: float, given: dict[str, bool], reason: Stuck | None
-) -> None:
-    response = replace(QUEUED, **changes)
-    seen, facts = expire(response, T + after, PATIENCE, **{"reachable": True, "credential": True, **given})
-    assert seen.stuck is reason
-    assert [type(fact) for fact in facts] == ([BecameStuck] if reason else [])
-    assert expire(seen, T + after + 1, PATIENCE, reachable=True, credential=True)[1] == () or reason is None
-
-
-def test_stuck_and_recovered_come_in_pairs() -> None:
-    stuck = replace(QUEUED, pumped=True, stuck=Stuck.QUEUED, stuck_at=T)
-    step = receive(stuck, [event(1, "response.output_text.delta", delta="x")], T + 1)
-    assert Recovered in kinds(step)
-    assert step.response.stuck is None
 
 
 words = st.sampled_from(["queued", "in_progress", "completed", "failed", "incomplete", "cancelled", "thinking", None])

@@ -7,9 +7,10 @@ question, "may this status follow that one?", which `TRANSITIONS` answers. Three
 * the status within a response object is the truth, not the name of the event that carries it;
 * an `error` event is provisional: `response.failed` may follow and brings status and usage.
 
-Time is the third speaker (`expire`): patience that ran out makes a response stuck, and everything is given up one day.
-The fold returns values. Whether an ending becomes true is decided by the store's one `finish` write, so two pumps and a
-poller may all return the same `Outcome` and exactly one of them counts. Called by the pump, the poller and the tracker.
+Time is the third speaker (`domain.stuck`): patience that ran out makes a response stuck; whatever moves or ends it lets
+it recover. The fold returns values. Whether an ending becomes true is decided by the store's one `finish` write, so two
+pumps and a poller may all return the same `Outcome` and exactly one of them counts. Called by the pump, the poller and
+the tracker.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,8 @@ from enum import Enum
 from typing import Any
 
 from gateway.domain.events import ERROR, LIFE_CYCLE, Event
-from gateway.domain.facts import BecameStuck, Contradicted, Fact, FirstOutput, Recovered, StatusChanged
-from gateway.domain.response import TERMINAL, Ending, Response, Status, Stuck
+from gateway.domain.facts import Contradicted, Fact, FirstOutput, StatusChanged
+from gateway.domain.response import TERMINAL, Ending, Response, Status
 from gateway.domain.snapshot import Snapshot, embedded_snapshot, error_of
 
 
@@ -80,15 +81,6 @@ class Step:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a response may stand still, in seconds. `pumped`: without progress; `polled`: in one status."""
-
-    pumped: float
-    polled: float
-    give_up_after: float
-
-
 def receive(response: Response, events: Sequence[Event], at: float) -> Step:
     """Fold a batch of events, in log order, into a response that has not ended; the last one taken is its tail then."""
     facts: list[Fact] = []
@@ -119,12 +111,12 @@ def receive(response: Response, events: Sequence[Event], at: float) -> Step:
     if not taken:
         return Step(response)
     last = events[taken - 1]
-    response, recovered = _moved(response, at, last_event=last.type, tail=last.number, logged=True)
+    response = _moved(response, at, last_event=last.type, tail=last.number, logged=True)
     outcome = None
     if ended:
         response = _ended(response, Ending.TERMINAL, at)
         outcome = Outcome(response, body, closes_log=True)
-    return Step(response, tuple(facts) + recovered, outcome, taken, body)
+    return Step(response, tuple(facts), outcome, taken, body)
 
 
 def observe(response: Response, snapshot: Snapshot, at: float) -> Step:
@@ -142,8 +134,7 @@ def observe(response: Response, snapshot: Snapshot, at: float) -> Step:
         return Step(response, tuple(facts))
     changed = after.status is not response.status or snapshot.fingerprint != response.fingerprint
     if changed:
-        after, recovered = _moved(after, at, fingerprint=snapshot.fingerprint)
-        facts += recovered
+        after = _moved(after, at, fingerprint=snapshot.fingerprint)
     outcome = None
     if after.terminal:
         after = _ended(after, Ending.TERMINAL, at)
@@ -175,34 +166,6 @@ def failed_by_error_event(response: Response, at: float) -> Outcome:
     """The stream ended after an `error` event and nothing else will come: the response failed."""
     response = replace(response, status=Status.FAILED, status_at=at)
     return Outcome(_ended(response, Ending.TERMINAL, at), None, closes_log=True)
-
-
-def expire(
-    response: Response, now: float, patience: Patience, *, reachable: bool, credential: bool
-) -> tuple[Response, tuple[Fact, ...]]:
-    """Judge a live response by the clock: stuck or not.
-
-    `reachable`: upstream answers for it; `credential`: the gateway holds one to speak to upstream with.
-    """
-    if response.ended or response.stuck is not None:
-        return response, ()
-    reason = _stuck(response, now, patience, reachable=reachable, credential=credential)
-    if reason is None:
-        return response, ()
-    response = replace(response, stuck=reason, stuck_at=now)
-    return response, (BecameStuck(now, response),)
-
-
-def _stuck(response: Response, now: float, patience: Patience, *, reachable: bool, credential: bool) -> Stuck | None:
-    allowed = patience.pumped if response.pumped else patience.polled
-    since = response.progress_at if response.pumped else max(response.status_at, response.created_at)
-    if now - since < allowed:
-        return None
-    if not credential:
-        return Stuck.WAITS_FOR_OWNER
-    if not reachable:
-        return Stuck.UPSTREAM_UNREACHABLE
-    return Stuck.QUEUED if response.status in (None, Status.QUEUED) else Stuck.NO_PROGRESS
 
 
 def _told(response: Response, snapshot: Snapshot | None, status: Status, at: float) -> tuple[Response, list[Fact]]:
@@ -240,11 +203,9 @@ def _told(response: Response, snapshot: Snapshot | None, status: Status, at: flo
     return after, facts
 
 
-def _moved(response: Response, at: float, **also: Any) -> tuple[Response, tuple[Fact, ...]]:
+def _moved(response: Response, at: float, **also: Any) -> Response:
     """Progress, and what came with it: in one copy, for this happens with every batch."""
-    reason = response.stuck
-    response = replace(response, progress_at=at, stuck=None, stuck_at=None, **also)
-    return response, () if reason is None else (Recovered(at, response, reason),)
+    return replace(response, progress_at=at, stuck=None, stuck_at=None, **also)
 
 
 def _ended(response: Response, ending: Ending, at: float) -> Response:

@@ -192,6 +192,11 @@ class Response:
         return self.status in TERMINAL
 
     @property
+    def moved_at(self) -> float:
+        """When it last moved, as far as could be seen: an event, another status, output or usage."""
+        return max(self.progress_at, self.status_at, self.created_at)
+
+    @property
     def mode_now(self) -> str:
         """How it is followed: `pumped` or `polled`."""
         return "pumped" if self.pumped else "polled"

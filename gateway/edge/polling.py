@@ -99,6 +99,6 @@ def issue_token(context: Context, live: Live, answer: web.StreamResponse) -> Non
         return
     tail = response.tail if response.logged else None
     answer.headers[_TOKEN] = format_token(response.response_id, tail)
-    live.token_open = True
+    live.open_token()
     live.count(tokens_issued=1)
     context.telemetry.emit([TokenIssued(context.clock(), live.response)])

@@ -225,7 +225,6 @@ def redeem_by_poll(context: Context, target: Target, live: Live | None) -> None:
 
 
 def _redeem(context: Context, live: Live, how: str, form: CursorForm) -> None:
-    if live.token_open:
-        live.token_open = False
+    if live.close_token():
         live.count(tokens_redeemed=1)
         context.telemetry.emit([TokenRedeemed(context.clock(), live.response, how, form)])  # type: ignore[arg-type]

@@ -14,8 +14,9 @@ from gateway.domain.events import TERMINAL_EVENT, Event, synthesised_terminal
 from gateway.domain.facts import Appended, Created, Ended, Fact, StoreFailed
 from gateway.domain.headers import Headers, kept_with_snapshot, request_id
 from gateway.domain.lifecycle import Outcome, observe, receive
-from gateway.domain.response import Body, Change, Response, Status, difference
+from gateway.domain.response import Body, Change, Response, Status, Stuck, difference
 from gateway.domain.snapshot import Snapshot
+from gateway.domain.stuck import turned
 from gateway.relay.live import Live
 from gateway.store.port import Gap, Store
 from gateway.telemetry.observers import Telemetry
@@ -52,13 +53,15 @@ class Ledger:
             return
         if live.response is not base:
             step = receive(live.response, events, at)
-        live.response = step.response
+        turns = _become(live, step.response, at)
+        live.heard_at = at
         appended = _appended(live, events, at, began)
         live.logged_bytes += appended.bytes
-        self._telemetry.emit((appended, *self._created(live, step.body, at), *step.facts))
+        self._telemetry.emit((appended, *self._created(live, step.body, at), *step.facts, *turns))
         if step.body is not None:
             live.body = self._body(live, step.body, at)
             live.changed()
+        if step.body is not None or turns:
             await self._note_if_it_can(live)
 
     async def observe(self, live: Live, snapshot: Snapshot, headers: Headers, *, source: str) -> bool:
@@ -68,6 +71,7 @@ class Ledger:
         response has no such event.
         """
         at, before = self._clock(), live.response
+        live.heard_at = at
         if live.connected and snapshot.status in TERMINAL_EVENT:
             return False
         step = observe(before, snapshot, at)
@@ -80,10 +84,10 @@ class Ledger:
         if step.outcome is not None:
             await self._end_observed(live, replace(step.outcome, response=after), facts, body, source)
             return True
-        live.response = after
-        self._telemetry.emit(facts)
+        turns = _become(live, after, at)
+        self._telemetry.emit((*facts, *turns))
         changed = after.status is not before.status or after.fingerprint != before.fingerprint
-        if changed or after.response_id != before.response_id:
+        if changed or turns or after.response_id != before.response_id:
             await self.note(live)
         if after.status is not before.status:
             live.changed()
@@ -107,12 +111,14 @@ class Ledger:
             late = live.response.ended
             tail = events[-1].number if events and not late else live.response.tail
             logged = live.response.logged or bool(events)
-            live.response = replace(outcome.response, counts=live.response.counts, tail=tail, logged=logged)
+            ended = replace(outcome.response, counts=live.response.counts, tail=tail, logged=logged)
+            turns = _become(live, ended, self._clock())
             live.body = body or live.body
             logged_now = (_appended(live, events, at, began),) if events and not late else ()
-            self._telemetry.emit((*logged_now, *facts, Ended(self._clock(), live.response, late, source)))
+            self._telemetry.emit((*logged_now, *facts, *turns, Ended(self._clock(), live.response, late, source)))
         else:
-            live.response = await self._store.get(live.key) or live.response
+            found = await self._store.get(live.key)
+            self._telemetry.emit(_become(live, found or live.response, self._clock()))
         live.saved = live.response
         live.changed()
         self._on_end(live)
@@ -164,8 +170,16 @@ class Ledger:
         except StoreUnavailable as error:
             self._telemetry.emit([StoreFailed(self._clock(), "change", error.message)])
 
+    def judge(self, live: Live, reason: Stuck | None, at: float) -> None:
+        """It is stuck for this reason from now on, or for none. Told at once, for a store that is down; then noted."""
+        if reason is not None:
+            live.count(stucks=1)
+        stuck_at = at if reason is not None else None
+        self._telemetry.emit(_become(live, replace(live.response, stuck=reason, stuck_at=stuck_at), at))
+
     async def drop(self, live: Live) -> None:
         """Upstream refused the create: there is no response."""
+        self._telemetry.emit(_become(live, replace(live.response, stuck=None, stuck_at=None), self._clock()))
         self._on_end(live)
         await self._store.delete(live.key)
 
@@ -187,6 +201,12 @@ class Ledger:
             return live.body
         headers = live.body.headers if live.body else (("Content-Type", "application/json"),)
         return Body(raw, headers, at)
+
+
+def _become(live: Live, after: Response, at: float) -> tuple[Fact, ...]:
+    """The one place where a live response's value changes in whether it is stuck: what there is to tell of that."""
+    facts, live.response = turned(live.response, after, at), after
+    return facts
 
 
 def _appended(live: Live, events: Sequence[Event], at: float, began: float) -> Appended:

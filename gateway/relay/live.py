@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.domain.headers import Headers
 from gateway.domain.response import Body, Response, Status
+from gateway.domain.stuck import Contact
 
 
 @dataclass(slots=True, eq=False)
@@ -17,10 +18,12 @@ class Live:
     those before: an owner may come back with an old credential that upstream does not take any more.
     `created`: upstream has answered the create. `logged_bytes`: what this process has logged of it. `written_at`: when
     its changes were last written down by the clock (loop time).
-    `shown`: the status that a client's poll saw last; `token_open`: a continuation token waits to be redeemed.
-    `connected`: a pump reads upstream for it just now. `readers`: clients that wait for its answer or follow its log;
-    `alone_since`: when the last one left (loop time). `linger_s`: how long its client wants it to go on then; None: as
-    the setting says. `holds`: clients that wait with `Prefer: wait`.
+    `shown`: the status that a client's poll saw last.
+    `connected`: a pump reads upstream for it just now. `heard_at`: when upstream last answered for it (unix seconds);
+    `reachable`: it did at the last try; `misses`: 404s in a row, since `missed_since` (loop time).
+    `readers`: clients that wait for its answer or follow its log; `alone_since`: when the last one left (loop time).
+    `linger_s`: how long its client wants it to go on then; None: as the setting says.
+    `holds`: clients that wait with `Prefer: wait`.
     """
 
     response: Response
@@ -32,6 +35,7 @@ class Live:
     unsaved: dict[str, int] = field(default_factory=dict)
     connected: bool = False
     reachable: bool = True
+    heard_at: float = field(init=False)
     readers: set[asyncio.Task[Any]] = field(default_factory=set)
     alone_since: float | None = None
     linger_s: float | None = None
@@ -45,12 +49,12 @@ class Live:
     created: bool = False
     logged_bytes: int = 0
     written_at: float = 0.0
-    token_open: bool = False
     shown: Status | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.saved = self.response
+        self.heard_at = max(self.response.moved_at, self.body.at if self.body is not None else 0.0)
 
     @property
     def key(self) -> str:
@@ -61,6 +65,15 @@ class Live:
     def waits_for_owner(self) -> bool:
         """Nothing can be asked of upstream until an owner makes a request."""
         return self.credential is None and not self.response.ended
+
+    def alone_for(self, now: float) -> float:
+        """For how many seconds nobody has read it, at `now` (loop time); below 0 while somebody does."""
+        return -1.0 if self.alone_since is None else now - self.alone_since
+
+    def contact(self, now: float) -> Contact:
+        """What there is of upstream at this moment. A stream that is open is heard, also in its silence."""
+        heard_at = now if self.connected else self.heard_at
+        return Contact(heard_at, self.reachable, self.credential is not None, self.misses)
 
     def heard(self, credential: Headers) -> None:
         """An owner made a request with this credential."""
@@ -79,6 +92,18 @@ class Live:
         self.response = replace(self.response, counts=self.response.counts.plus(increments))
         for name, by in increments.items():
             self.unsaved[name] = self.unsaved.get(name, 0) + by
+
+    def open_token(self) -> None:
+        """A continuation token was shown to a client."""
+        if not self.response.token_open:
+            self.response = replace(self.response, token_open=True)
+
+    def close_token(self) -> bool:
+        """It came back; False: none was open."""
+        was_open = self.response.token_open
+        if was_open:
+            self.response = replace(self.response, token_open=False)
+        return was_open
 
     def changed(self) -> None:
         """Wake everybody who waits for a change."""

@@ -32,6 +32,7 @@ from gateway.telemetry.observers import Telemetry
 
 _MAX_RETRY_AFTER_S = 300.0
 _UNAUTHORISED = frozenset({401, 403})
+_TOO_MANY = 429
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class Poller:
         try:
             call = Call("GET", retrieve_url(self._route, live.response), _headers(credential))
             status, headers, body = await self._fetch(call)
-            live.reachable = status < 500
+            live.reachable = status < 500 and status != _TOO_MANY
             retry_after = retry_after_s(headers)
             if 200 <= status < 300:
                 live.misses, live.missed_since = 0, None
@@ -172,7 +173,7 @@ class Poller:
             self._telemetry.emit([StoreFailed(self._clock(), "poll", error.message)])
             raise
         finally:
-            if status == 429:
+            if status == _TOO_MANY:
                 self._slow(live, credential, retry_after)
             took = time.monotonic() - began
             self._telemetry.emit([UpstreamPolled(at, live.response, outcome, status, took)])

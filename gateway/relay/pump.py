@@ -122,7 +122,7 @@ class Pump:
             live.response = replace(live.response, tail=gap.tail)
             return "gap"
         finally:
-            live.connected = False
+            live.connected, live.heard_at = False, self._clock()
             answer.close()
         return "ended"
 
@@ -195,7 +195,7 @@ class Pump:
             answer = await self._ask(live, numbering.tail)
             outcome = "failed"
             if answer is not None and answer.ok and answer.is_event_stream:
-                outcome = "resumed"
+                outcome, live.misses, live.missed_since = "resumed", 0, None
             elif answer is not None and answer.status in _UNAUTHORISED:
                 live.refused(credential)
             elif answer is not None and answer.status not in _TRY_AGAIN:

@@ -1,6 +1,6 @@
 """What this process holds, counted: one `Surveyed` from one walk over all live responses.
 
-Rule: no clock, no I/O; a response is counted in a few steps, as there may be thousands. Called by the tracker.
+Rule: no clock, no I/O; a response is counted in a few steps, as there may be thousands. Called by the clockwork.
 """
 
 from collections import Counter
@@ -20,22 +20,32 @@ class Survey:
     oldest_created: dict[Status | None, float] = field(default_factory=dict)
     oldest_progress: dict[Status | None, float] = field(default_factory=dict)
     outstanding: int = 0
+    expires_at: float | None = None
 
-    def add(self, response: Response, *, token_open: bool) -> None:
-        """Count a response that has not ended."""
+    def add(self, response: Response, expires_at: float | None) -> None:
+        """Count a response that has not ended. `expires_at`: when upstream forgets it; None: it does not."""
         status = response.status
         self.live[status, response.mode] += 1
         if response.stuck is not None:
             self.stuck[response.stuck] += 1
         if response.created_at < self.oldest_created.get(status, response.created_at + 1):
             self.oldest_created[status] = response.created_at
-        moved_at = max(response.progress_at, response.status_at)
+        moved_at = response.moved_at
         if moved_at < self.oldest_progress.get(status, moved_at + 1):
             self.oldest_progress[status] = moved_at
-        self.outstanding += token_open
+        self.outstanding += response.token_open
+        if expires_at is not None:
+            self.expires_at = min(self.expires_at or expires_at, expires_at)
 
     def done(self, at: float, *, followers: int) -> Surveyed:
         """The walk is over."""
         return Surveyed(
-            at, self.live, self.oldest_created, self.oldest_progress, self.stuck, self.outstanding, followers
+            at,
+            live=self.live,
+            oldest_created=self.oldest_created,
+            oldest_progress=self.oldest_progress,
+            stuck=self.stuck,
+            outstanding=self.outstanding,
+            followers=followers,
+            expires_at=self.expires_at,
         )

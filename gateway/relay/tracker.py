@@ -2,9 +2,8 @@
 
 Theory of operation. A response in hand is a `Live`. At most one task works for it: its creation or its pump; a response
 without a task is in the poller's schedule. A task ends when the response has ended or the poller has taken it, and a
-response leaves the tracker when the store's ending write was made, whoever made it. Everything time does to a response
-happens in one walk over all of them (`_look_around`): stuck and recovered, given up, a foreground stream that nobody
-follows any more, changes not yet written down.
+response leaves the tracker when the store's ending write was made, whoever made it. What time does to responses is the
+clockwork's, which runs here.
 
 After a restart `recover` takes up what had not ended. What needs upstream's answer waits for a credential: the route's,
 or the next request of an owner (`heard_from`).
@@ -21,27 +20,24 @@ from typing import Any, TypeVar
 
 from gateway.config import Settings
 from gateway.domain.errors import Overloaded, StoreUnavailable
-from gateway.domain.facts import Fact, Purged, StoreFailed, TakenUp
+from gateway.domain.facts import StoreFailed, TakenUp
 from gateway.domain.headers import Headers
-from gateway.domain.lifecycle import Outcome, Patience, died_with_the_process, expire, give_up
-from gateway.domain.response import Ending, Response
+from gateway.domain.lifecycle import died_with_the_process
+from gateway.domain.response import Response
+from gateway.relay.clockwork import Clockwork
 from gateway.relay.creation import Creation, Head
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
 from gateway.relay.poller import Poller
 from gateway.relay.pump import Pump
 from gateway.relay.routing import Route
-from gateway.relay.survey import Survey
 from gateway.relay.upstream import Call, Upstream
 from gateway.store.port import Store
-from gateway.store.purge import purge
 from gateway.telemetry.observers import Telemetry
 
 T = TypeVar("T")
 _HELD_S = 10 * 365 * 86400.0  # one process holds a store: its leases end with it
 _AFTER_FAILURE_S = 1.0
-_WRITE_EVERY_S = 5.0  # what a crash may cost: when it last moved, and some counts
-_WRITTEN_AT_ONCE = 50
 _log = logging.getLogger("gateway")
 
 
@@ -72,13 +68,27 @@ class Tracker:
         self.poller = Poller(settings, route, upstream, self.ledger, telemetry, clock, self.spawn)
         self._pump = Pump(settings, route, upstream, store, self.ledger, self.poller, telemetry, clock)
         self._creation = Creation(settings, upstream, self.ledger, self._pump, self.poller, telemetry, clock)
-        self._patience = Patience(settings.patience_s, settings.patience_polled_s, settings.give_up_after_s)
-        shortest = min(settings.patience_s, settings.give_up_after_s, settings.linger_s or 1.0)
-        self._look_every_s = min(max(shortest / 10, 0.05), 2.0)
+        self._clockwork = Clockwork(
+            settings,
+            store,
+            self.ledger,
+            self.poller,
+            telemetry,
+            clock,
+            self.live,
+            lambda: self.followers,
+            self.spawn,
+        )
 
     def start(self) -> None:
         """Start the tasks that always run."""
-        for work, name in ((self.poller.run, "poller"), (self._look_around, "look around"), (self._purge, "purge")):
+        clockwork = self._clockwork
+        for work, name in (
+            (self.poller.run, "poller"),
+            (clockwork.walk, "walk"),
+            (clockwork.purge, "purge"),
+            (clockwork.probe, "probe"),
+        ):
             self.spawn(self._always(work, name), name)
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
@@ -184,9 +194,7 @@ class Tracker:
 
     async def purge(self) -> int:
         """Delete what is past its time: how many records that touched. Raises `StoreUnavailable`."""
-        touched = await purge(self._store, self._settings, self._clock())
-        self._telemetry.emit([Purged(self._clock(), touched)])
-        return touched
+        return await self._clockwork.purge_once()
 
     async def recover(self) -> None:
         """Take up what had not ended when the last process stopped."""
@@ -195,8 +203,8 @@ class Tracker:
             lease = await self._store.claim(response.key, self._holder, _HELD_S)
             if lease is None:
                 continue
-            live = Live(response, lease.epoch, self._route.credential, created=True)
-            live.body = await self._store.body(response.key)
+            body = await self._store.body(response.key)
+            live = Live(response, lease.epoch, self._route.credential, body=body, created=True)
             self.live[live.key] = live
             if ending := died_with_the_process(response, self._clock()):
                 await self.ledger.end(live, ending, source="recovery")
@@ -218,7 +226,7 @@ class Tracker:
             if ending := died_with_the_process(live.response, self._clock()):
                 with contextlib.suppress(StoreUnavailable):
                     await self.ledger.end(live, ending, source="shutdown")
-            await self._write(live)
+            await self._clockwork.write(live)
 
     def cut_background_readers(self) -> None:
         """Shutdown: readers of what goes on upstream come back later, to another process; held polls are answered."""
@@ -262,67 +270,11 @@ class Tracker:
                 _log.exception("%s failed; it goes on", name)
             await asyncio.sleep(_AFTER_FAILURE_S)
 
-    async def _look_around(self) -> None:
-        while True:
-            await asyncio.sleep(self._look_every_s)
-            now, survey, unwritten = self._clock(), Survey(), []
-            for live in tuple(self.live.values()):
-                facts: tuple[Fact, ...]
-                live.response, facts = expire(
-                    live.response, now, self._patience, reachable=live.reachable, credential=live.credential is not None
-                )
-                self._telemetry.emit(facts)
-                if outcome := self._given_up(live, now):
-                    await self._abandon(live, outcome)
-                elif live.saved is not live.response and time.monotonic() - live.written_at > _WRITE_EVERY_S:
-                    unwritten.append(live)
-                if not live.response.ended:
-                    survey.add(live.response, token_open=live.token_open)
-            self._telemetry.emit([survey.done(now, followers=self.followers)])
-            # Some at a time: the writes of thousands, decided in one go, would hold the event loop up.
-            for start in range(0, len(unwritten), _WRITTEN_AT_ONCE):
-                await asyncio.gather(*map(self._write, unwritten[start : start + _WRITTEN_AT_ONCE]))
-
-    def _given_up(self, live: Live, now: float) -> Outcome | None:
-        response = live.response
-        if response.ended:
-            return None
-        if now - response.created_at > self._settings.give_up_after_s:
-            message = "The response did not end in give_up_after_s; the gateway does not track it any more."
-            return give_up(response, Ending.ABANDONED, now, code="response_abandoned", message=message)
-        alone = live.alone_since
-        linger_s = self._settings.linger_s if live.linger_s is None else live.linger_s
-        if response.mode.background or alone is None or time.monotonic() - alone < linger_s:
-            return None
-        message = f"Nobody followed this foreground response for {linger_s:g} s, so it was stopped."
-        return give_up(response, Ending.ABANDONED, now, code="response_abandoned", message=message)
-
-    async def _abandon(self, live: Live, outcome: Outcome) -> None:
-        try:
-            await self.ledger.end(live, outcome, source="expiry")
-        except StoreUnavailable as error:
-            self._telemetry.emit([StoreFailed(self._clock(), "finish", error.message)])
-
     async def _unmake(self, response: Response) -> None:
         try:
             await self._store.delete(response.key)
         except StoreUnavailable as error:
             self._telemetry.emit([StoreFailed(self._clock(), "delete", error.message)])
-
-    async def _write(self, live: Live) -> None:
-        live.written_at = time.monotonic()
-        try:
-            await self.ledger.note(live)
-        except StoreUnavailable as error:
-            self._telemetry.emit([StoreFailed(self._clock(), "change", error.message)])
-
-    async def _purge(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.purge_interval_s)
-            try:
-                await self.purge()
-            except StoreUnavailable as error:
-                self._telemetry.emit([StoreFailed(self._clock(), "purge", error.message)])
 
     def _forget(self, live: Live) -> None:
         """It has ended. Where somebody else than its own task ended it, that task has nothing left to wait for."""

@@ -1,0 +1,171 @@
+"""What time alone makes happen: the walk over all live responses, the purge, and the probes of loop and store.
+
+Theory of operation. Everything that time does to a response happens in one walk over all of them (`walk`): stuck and
+recovered, what is done about it, given up, a foreground stream that nobody follows any more, changes not yet written
+down, and the count of them all. The walk stops for a moment every few responses, so that thousands hold nobody up; a
+response that comes or goes meanwhile is counted or not. Run by the tracker, which owns the tasks.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from gateway.config import Settings
+from gateway.domain.errors import GatewayError, StoreUnavailable
+from gateway.domain.facts import LoopLagged, Purged, StoreFailed
+from gateway.domain.lifecycle import Outcome, give_up
+from gateway.domain.models import ByModel
+from gateway.domain.response import Ending, Stuck
+from gateway.domain.stuck import STANDS_STILL, Patience, forgotten_at, judge
+from gateway.relay.ledger import Ledger
+from gateway.relay.live import Live
+from gateway.relay.poller import Poller
+from gateway.relay.survey import Survey
+from gateway.store.port import Store
+from gateway.store.purge import purge
+from gateway.telemetry.observers import Telemetry
+
+_SLICE = 100
+_WRITE_EVERY_S = 5.0  # what a crash may cost: when it last moved, and some counts
+_WRITTEN_AT_ONCE = 50
+_PROBE_EVERY_S = 0.25
+# What the response itself is in; the way to upstream may open again.
+_ABANDONED_FOR = STANDS_STILL | {Stuck.LOST, Stuck.EXPIRED}
+
+
+class Clockwork:
+    """Acts on the live responses by the clock. `live` are the tracker's, `followers` says how many clients read."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        ledger: Ledger,
+        poller: Poller,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        live: Mapping[str, Live],
+        followers: Callable[[], int],
+        spawn: Callable[[Coroutine[Any, Any, Any], str], object],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._ledger = ledger
+        self._poller = poller
+        self._telemetry = telemetry
+        self._clock = clock
+        self._live = live
+        self._followers = followers
+        self._spawn = spawn
+        self._patience = Patience(
+            ByModel(settings.patience_by_model, settings.patience_s),
+            ByModel(settings.patience_polled_by_model, settings.patience_polled_s),
+            settings.patience_s,
+            settings.upstream_keeps_s,
+        )
+        limits = (settings.patience_s, settings.patience_polled_s, settings.upstream_keeps_s, settings.give_up_after_s)
+        self._walk_every_s = min(max(min(*limits, settings.linger_s or 1.0) / 10, 0.05), 2.0)
+
+    async def walk(self) -> None:
+        """Walk over all live responses, again and again."""
+        while True:
+            await asyncio.sleep(self._walk_every_s)
+            held, survey, unwritten = tuple(self._live.values()), Survey(), list[Live]()
+            for start in range(0, len(held), _SLICE):
+                now = self._clock()
+                for live in held[start : start + _SLICE]:
+                    if live.response.ended:
+                        continue
+                    if outcome := self._look(live, now, unwritten):
+                        await self._abandon(live, outcome)
+                    else:
+                        self._count(live, now, survey)
+                await asyncio.sleep(0)
+            self._telemetry.emit([survey.done(self._clock(), followers=self._followers())])
+            # Some at a time: the writes of thousands, decided in one go, would hold the event loop up.
+            for start in range(0, len(unwritten), _WRITTEN_AT_ONCE):
+                await asyncio.gather(*map(self.write, unwritten[start : start + _WRITTEN_AT_ONCE]))
+
+    async def purge(self) -> None:
+        """Delete what is past its time, again and again."""
+        while True:
+            await asyncio.sleep(self._settings.purge_interval_s)
+            try:
+                await self.purge_once()
+            except StoreUnavailable as error:
+                self._failed("purge", error)
+
+    async def purge_once(self) -> int:
+        """Delete what is past its time: how many records that touched. Raises `StoreUnavailable`."""
+        touched = await purge(self._store, self._settings, self._clock())
+        self._telemetry.emit([Purged(self._clock(), touched)])
+        return touched
+
+    async def probe(self) -> None:
+        """Measure how much later than due the event loop runs things, again and again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _PROBE_EVERY_S
+            await asyncio.sleep(_PROBE_EVERY_S)
+            self._telemetry.emit([LoopLagged(self._clock(), max(0.0, loop.time() - due))])
+
+    async def write(self, live: Live) -> None:
+        """Write down what the store does not have yet of a response."""
+        live.written_at = time.monotonic()
+        try:
+            await self._ledger.note(live)
+        except StoreUnavailable as error:
+            self._failed("change", error)
+
+    def _look(self, live: Live, now: float, unwritten: list[Live]) -> Outcome | None:
+        """Judge a response; the end that it has come to, if it has."""
+        reason = judge(live.response, now, live.contact(now), self._patience)
+        turned = reason is not live.response.stuck
+        if turned:
+            self._ledger.judge(live, reason, now)
+            self._cancel_if_wanted(live, reason)
+        outcome = self._given_up(live, reason, now)
+        waited = time.monotonic() - live.written_at > _WRITE_EVERY_S
+        if turned or (live.saved is not live.response and waited):
+            unwritten.append(live)
+        return outcome
+
+    def _count(self, live: Live, now: float, survey: Survey) -> None:
+        contact = live.contact(now)
+        expires_at = None if contact.answered else forgotten_at(live.response, contact, self._patience)
+        survey.add(live.response, expires_at)
+
+    def _given_up(self, live: Live, reason: Stuck | None, now: float) -> Outcome | None:
+        response, settings = live.response, self._settings
+        linger_s = settings.linger_s if live.linger_s is None else live.linger_s
+        if now - response.created_at > settings.give_up_after_s:
+            message = "The response did not end in give_up_after_s; the gateway does not track it any more."
+        elif settings.on_stuck == "abandon" and reason in _ABANDONED_FOR:
+            message = f"The response was stuck ({reason}); as on_stuck says, the gateway does not track it any more."
+        elif not response.mode.background and live.alone_for(time.monotonic()) >= linger_s:
+            message = f"Nobody followed this foreground response for {linger_s:g} s, so it was stopped."
+        else:
+            return None
+        return give_up(response, Ending.ABANDONED, now, code="response_abandoned", message=message)
+
+    def _cancel_if_wanted(self, live: Live, reason: Stuck | None) -> None:
+        if self._settings.on_stuck == "cancel" and reason in STANDS_STILL and live.response.mode.background:
+            self._spawn(self._cancel(live), "cancel")
+
+    async def _cancel(self, live: Live) -> None:
+        try:
+            await self._poller.cancel(live)
+        except StoreUnavailable as error:
+            self._failed("cancel", error)
+        except GatewayError:
+            return  # it stays stuck, now because upstream does not answer
+
+    async def _abandon(self, live: Live, outcome: Outcome) -> None:
+        try:
+            await self._ledger.end(live, outcome, source="expiry")
+        except StoreUnavailable as error:
+            self._failed("finish", error)
+
+    def _failed(self, operation: str, error: StoreUnavailable) -> None:
+        self._telemetry.emit([StoreFailed(self._clock(), operation, error.message)])
