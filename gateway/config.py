@@ -4,8 +4,8 @@ A setting is a flag (`--poll-max-age-s 2`), an environment variable (`GATEWAY_PO
 file (`poll_max_age_s = 2`), in that order of precedence. Flags, variables, help and README's table all come from
 `Settings`: to add a setting, add a field; the string under it is what the user reads.
 
-Rule: the only reader of `os.environ` and the only importer of pydantic; with `config_reading` and `config_writing` it
-knows nothing of the rest of the gateway, so every floor may read it. pydantic-settings is left out on purpose: its
+Rule: the only reader of `os.environ`, with `config_types` the only importer of pydantic; the `config_*` modules and it
+know nothing of the rest of the gateway, so every floor may read it. pydantic-settings is left out on purpose: its
 sources skip a file that is missing, do not notice an unknown variable and do not say which place a bad value came from.
 """
 
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, SecretStr, Validatio
 from gateway import config_reading as reading
 from gateway import config_writing as writing
 from gateway.config_reading import Address, SettingsError
+from gateway.config_types import Bytes, Conflict, Count, Listen, Pause, Seconds, SecondsByModel, Secret, plain
 
 __all__ = [
     "Address",
@@ -33,29 +34,6 @@ __all__ = [
     "operators_url",
     "table",
 ]
-
-
-def _secret(value: object) -> SecretStr | None:
-    return value if value is None or isinstance(value, SecretStr) else SecretStr(reading.credential(value))
-
-
-Seconds = Annotated[float, PlainValidator(reading.seconds)]
-Pause = Annotated[float, PlainValidator(reading.pause)]
-Bytes = Annotated[int, PlainValidator(reading.size)]
-Count = Annotated[int, PlainValidator(reading.count)]
-Secret = Annotated[SecretStr | None, PlainValidator(_secret)]
-Listen = Annotated[Address, PlainValidator(Address.parse)]
-SecondsByModel = Annotated[
-    reading.Pairs[float], PlainValidator(reading.by_model(reading.seconds, "gpt-5*=90,*-pro=10m"))
-]
-
-
-class _Conflict(ValueError):
-    """Settings that are each good and not together; `names` are theirs, the first that is written gets the blame."""
-
-    def __init__(self, names: tuple[str, ...], reason: str) -> None:
-        super().__init__(reason)
-        self.names = names
 
 
 class Settings(BaseModel):
@@ -248,12 +226,12 @@ class Settings(BaseModel):
     def _fit_together(self) -> Self:
         if self.upstream_api_key and not self.listen.is_loopback:
             reason = "clients cannot be authenticated yet, so with upstream_api_key anyone could spend that key"
-            raise _Conflict(("listen",), f"{reason}; expected a loopback address, like 127.0.0.1:8080")
+            raise Conflict(("listen",), f"{reason}; expected a loopback address, like 127.0.0.1:8080")
         if not self.ops_token and not self.ops_listen.is_loopback:
-            raise _Conflict(("ops_listen",), "expected a loopback address, or ops_token to be set as well")
+            raise Conflict(("ops_listen",), "expected a loopback address, or ops_token to be set as well")
         if self.tombstone_s < self.retention_s:
             both = f"tombstone_s ({self.tombstone_s:.15g}) to be at least retention_s ({self.retention_s:.15g})"
-            raise _Conflict(("tombstone_s", "retention_s"), f"expected {both}")
+            raise Conflict(("tombstone_s", "retention_s"), f"expected {both}")
         return self
 
     @property
@@ -263,15 +241,7 @@ class Settings(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """All settings as JSON values for people to read; a secret that is set is `***`."""
-        return {name: _plain(value) for name, value in self}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, SecretStr):
-        return "***"
-    if isinstance(value, tuple):
-        return dict(value) if value and isinstance(value[0], tuple) else list(value)
-    return str(value) if isinstance(value, Address) else value
+        return {name: plain(value) for name, value in self}
 
 
 def load(
@@ -289,7 +259,7 @@ def load(
         error = invalid.errors(include_url=False)[0]
     context = error.get("ctx", {})
     problem = context.get("error")
-    names = problem.names if isinstance(problem, _Conflict) else (str(error["loc"][0]),)
+    names = problem.names if isinstance(problem, Conflict) else (str(error["loc"][0]),)
     name = next(name for name in names if name in given)
     reason = problem or ("expected true or false" if "bool" in error["type"] else f"expected {context['expected']}")
     raise SettingsError(f"{given[name].place(secret=_is_secret(name))}: {reason}")

@@ -13,6 +13,7 @@ FLOORS = ["config", "domain", "telemetry", "store", "relay", "edge", "top"]
 FLOOR_OF = {
     **{floor: floor for floor in FLOORS},
     "config_reading": "config",
+    "config_types": "config",
     "config_writing": "config",
     "": "config",
     "simulator": "simulator",

@@ -40,7 +40,7 @@ class Contact:
     """What the gateway has of upstream about a response.
 
     `heard_at`: when upstream last answered for it or sent an event (unix seconds). `reachable`: the last request for it
-    was answered. `credential`: there is one to ask with. `misses`: 404s in a row.
+    brought an answer that says something of it. `credential`: there is one to ask with. `misses`: 404s in a row.
     """
 
     heard_at: float
@@ -63,12 +63,12 @@ def judge(response: Response, now: float, contact: Contact, patience: Patience) 
         return Stuck.WAITS_FOR_OWNER
     if contact.misses >= _MISSES:
         return Stuck.LOST
-    polled = patience.polled(response)
-    if silent >= (polled if contact.reachable else patience.silent) and response.response_id is not None:
+    if silent >= patience.silent and not contact.reachable:
         return Stuck.UPSTREAM_UNREACHABLE
     if response.stuck in _UNANSWERED and contact.heard_at <= (response.stuck_at or 0.0):
         return response.stuck  # a new process, or a new credential, is no answer yet
-    if contact.heard_at - response.moved_at < (patience.pumped(response) if response.pumped else polled):
+    allowed = patience.pumped if response.pumped else patience.polled
+    if contact.heard_at - response.moved_at < allowed(response):
         return None
     return Stuck.QUEUED if response.status in (None, Status.QUEUED) else Stuck.NO_PROGRESS
 

@@ -157,7 +157,8 @@ class Ledger:
         live.unsaved = {}
         try:
             await self._store.change(live.key, change, epoch=live.epoch, body=_written(live.body))
-        except BaseException:
+        except Exception:
+            # Not where this task is cancelled: then the write is on its way, and would be counted twice.
             for name, by in counts.items():
                 live.unsaved[name] = live.unsaved.get(name, 0) + by
             raise

@@ -33,6 +33,8 @@ from gateway.telemetry.observers import Telemetry
 _MAX_RETRY_AFTER_S = 300.0
 _UNAUTHORISED = frozenset({401, 403})
 _TOO_MANY = 429
+# That it is not there, or that this credential does not see it. Anything else says nothing of the response.
+_SAYS_SOMETHING = frozenset({401, 403, 404})
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ class Poller:
         try:
             call = Call("GET", retrieve_url(self._route, live.response), _headers(credential))
             status, headers, body = await self._fetch(call)
-            live.reachable = status < 500 and status != _TOO_MANY
+            live.reachable = 200 <= status < 300 or status in _SAYS_SOMETHING
             retry_after = retry_after_s(headers)
             if 200 <= status < 300:
                 live.misses, live.missed_since = 0, None

@@ -202,7 +202,7 @@ class Pump:
                 outcome = "refused"
             elif answer is not None:
                 pause = max(pause, retry_after_s(answer.headers))
-            live.reachable = answer is not None
+            live.reachable = answer is not None and answer.status not in _TRY_AGAIN
             live.count(reattaches=1)
             took = self._clock() - began
             self._telemetry.emit([Reattached(began, live.response, numbering.tail, outcome, took)])
