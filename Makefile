@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 NODE := tests/clients/node
 FRAMEWORKS := .venv-clients
 
-.PHONY: setup demo run test lint bench clients clean
+.PHONY: setup demo run test lint bench clients deploy-check clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,17 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# What the deployment is checked with where Docker is not: see tests/deploy/programs.sh. On Debian, as root, ten minutes.
+PROGRAMS ?= $(HOME)/.cache/responses-gateway
+export PROGRAMS
+
+$(PROGRAMS)/.complete: tests/deploy/programs.sh tests/deploy/collector.go
+	tests/deploy/programs.sh $(PROGRAMS)
+	@touch $@
+
+deploy-check: $(STAMP) $(PROGRAMS)/.complete
+	PATH=$(PROGRAMS)/bin:$$PATH FORBID_SKIPS=1 $(BIN)/pytest -vv tests/deploy/test_*.py tests/deploy/check_*.py
 
 clean:
 	rm -rf $(VENV) $(FRAMEWORKS) $(NODE)/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -80,32 +80,37 @@ async def prometheus(
     if alertmanager:
         config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    http = await _http(parts)
-    address = await _start(
+    return await start_prometheus(
         parts,
-        http,
-        folder / "prometheus.log",
-        "prometheus",
+        folder,
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'series'}",
         "--enable-feature=exemplar-storage",
         "--log.level=warn",
     )
-    return Prometheus(http, address)
+
+
+async def start_prometheus(parts: AsyncExitStack, folder: Path, *flags: str) -> Prometheus:
+    """Start one with these flags; what it writes is in `folder`."""
+    http = await _http(parts)
+    return Prometheus(http, await _start(parts, http, folder / "prometheus.log", "prometheus", *flags))
 
 
 async def alertmanager(parts: AsyncExitStack, folder: Path, config: Json) -> str:
     """Start one with this configuration; its `host:port`."""
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    return await _start(
+    return await start_alertmanager(
         parts,
-        await _http(parts),
-        folder / "alertmanager.log",
-        "prometheus-alertmanager",
+        folder,
         f"--config.file={folder / 'alertmanager.yml'}",
         f"--storage.path={folder / 'alerts'}",
         "--cluster.listen-address=",
     )
+
+
+async def start_alertmanager(parts: AsyncExitStack, folder: Path, *flags: str) -> str:
+    """Start one with these flags; its `host:port`."""
+    return await _start(parts, await _http(parts), folder / "alertmanager.log", "prometheus-alertmanager", *flags)
 
 
 async def _http(parts: AsyncExitStack) -> aiohttp.ClientSession:

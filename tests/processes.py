@@ -62,9 +62,12 @@ async def serve(upstream: str, store: str, *, port: int = 0, **settings: object)
         for name, value in {**flags, "log_format": "json", **settings}.items()
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", "serve", *arguments, stdout=asyncio.subprocess.PIPE
-    )
+    return await started(sys.executable, "-m", "gateway", "serve", *arguments)
+
+
+async def started(*command: str) -> Process:
+    """The gateway that a command starts, once it listens; it has to write its lines as JSON."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     async with asyncio.timeout(START_S):
         while line := await process.stdout.readline():
