@@ -23,7 +23,18 @@ def explore_traces(query: str) -> str:
 
 def traces(title: str, query: str) -> Json:
     """A panel's link to the traces that TraceQL finds. `gateway.*` attributes are on no other service's spans."""
-    return {"title": title, "url": explore_traces(f"{{{query}}}"), "targetBlank": True}
+    return {
+        "type": "link",
+        "title": title,
+        "url": explore_traces(f"{{{query}}}"),
+        "targetBlank": True,
+        "icon": "external link",
+        "tooltip": "",
+        "tags": [],
+        "asDropdown": False,
+        "includeVars": False,
+        "keepTime": False,
+    }
 
 
 TRACE_LINK: Json = {"title": "Trace", "url": explore_traces("${__value.raw}"), "targetBlank": True}
