@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--grafana", default=GRAFANA, metavar="URL", help="your Grafana (default: %(default)s)")
     parser.add_argument("--runbook", default=RUNBOOK, metavar="URL", help="your RUNBOOK.md (default: %(default)s)")
     arguments = parser.parse_args()
+    arguments.to.mkdir(parents=True, exist_ok=True)
     for name, content in files(arguments.grafana.rstrip("/"), arguments.runbook).items():
         (arguments.to / name).write_text(content, encoding="utf-8")
         sys.stdout.write(f"{arguments.to / name}\n")

@@ -82,6 +82,10 @@ def _oldest(status: str, limit_s: int) -> str:
     return f"time() - min by (job, instance, status) ({oldest}) > {limit_s}"
 
 
+_ASKED = "\nor ".join(
+    f"{_sum(f'{counter}_total', window='10m')} > 0"
+    for counter in ("http_requests", "upstream_polls", "upstream_reattaches")
+)
 _STUCK = _sum("responses_stuck", "job, instance, reason")
 
 ALERTS: tuple[Alert, ...] = (
@@ -202,14 +206,15 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "ResponsesGatewayUpstreamAway",
         "warning",
-        "avg_over_time(responses_gateway_upstream_reachable[10m]) < 0.5",
+        # The last request tells nothing of a time in which there was none.
+        f"avg_over_time(responses_gateway_upstream_reachable[10m]) < 0.5\nand on (job, instance) ({_ASKED})",
         "1m",
         "5m",
         f"Upstream does not answer {_WHERE}.",
         "It answered in {{ $value | humanizePercentage }} of the last 10 minutes. Alerts that this explains are "
         "silent.",
         (runtime.DASHBOARD, "Polls of upstream, by outcome"),
-        "no answer in most of 10 minutes",
+        "no answer in most of 10 minutes in which it was asked",
     ),
     Alert(
         "ResponsesGatewayUpstreamFailing",

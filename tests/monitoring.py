@@ -87,6 +87,8 @@ async def prometheus(
         f"--storage.tsdb.path={folder / 'series'}",
         "--enable-feature=exemplar-storage",
         "--log.level=warn",
+        # What fires before it has found its Alertmanager is else told a minute later.
+        "--rules.alert.resend-delay=1s",
     )
 
 

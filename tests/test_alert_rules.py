@@ -3,7 +3,9 @@
 import re
 import shutil
 import subprocess
+import sys
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,8 +15,7 @@ from promql import OF_PROMETHEUS, RECORDED, SCRAPED, labels_of, nodes, selectors
 from test_dashboards import LOADED, wrong
 
 from dashboards import levels
-from dashboards.__main__ import HERE, files
-from dashboards.alerts import ALERTS
+from dashboards.__main__ import HERE
 from dashboards.uses import read_by
 from gateway.telemetry import names
 
@@ -154,9 +155,18 @@ def test_a_budget_burns_in_a_long_and_in_a_short_window_and_not_by_a_handful_of_
             assert ">= 5" in rule["expr"]
 
 
-def test_the_rules_can_be_written_for_other_places() -> None:
-    written = yaml.safe_load(files("https://grafana.example", "https://wiki.example/runbook")["rules.yml"])
+def test_the_rules_can_be_written_for_other_places(tmp_path: Path) -> None:
+    places = (
+        "--to",
+        str(tmp_path / "here"),
+        "--grafana",
+        "https://grafana.example/",
+        "--runbook",
+        "https://wiki.example/r",
+    )
+    subprocess.run((sys.executable, "-m", "dashboards", *places), cwd=HERE.parent, check=True, capture_output=True)
+    written = yaml.safe_load((tmp_path / "here" / "rules.yml").read_text(encoding="utf-8"))
     said = [rule["annotations"] for group in written["groups"] for rule in group["rules"] if "alert" in rule]
-    assert len(said) == len(ALERTS)
+    assert len(said) == len(ALERTING)
     assert all(one["dashboard_url"].startswith("https://grafana.example/d/") for one in said)
-    assert all(one["runbook_url"].startswith("https://wiki.example/runbook#") for one in said)
+    assert all(one["runbook_url"].startswith("https://wiki.example/r#") for one in said)

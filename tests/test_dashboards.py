@@ -203,7 +203,7 @@ def test_a_description_ends_with_the_metrics_that_the_panel_shows(dashboard: Jso
 
 
 @each_dashboard
-def test_a_histogram_shows_exemplars_and_its_panel_leads_to_the_traces(dashboard: Json) -> None:
+def test_a_histogram_shows_exemplars_and_nothing_else_is_asked_for_them(dashboard: Json) -> None:
     for panel in panels(dashboard):
         for target in panel["targets"]:
             assert target.get("exemplar", False) == ("_bucket{" in target.get("expr", ""))
