@@ -20,7 +20,7 @@ from dashboards.panels import (
     steps,
     tiles,
 )
-from dashboards.promql import each, in_all, per_minute, per_second, quantile
+from dashboards.promql import each, in_all, per_second, quantile
 from gateway.telemetry import names
 
 UID = "responses-gateway-background"
@@ -245,24 +245,24 @@ _PICKUP = lines(
 
 _LEFT = lines(
     "Lines lost",
-    "Readers that left before the end of their stream, per minute. client left: the line broke, or it went; slow: "
-    "it took nothing for too long. gateway drain: a gateway stopped; error: a fault.",
-    "cpm",
-    Query(
-        per_minute("responses_gateway_stream_disconnects_total{@}", "side, reason"),
-        "{{side}}: {{reason}}",
-    ),
-    stacked=True,
+    "Readers that left before the end of their stream, in each interval. client left: the line broke, or it went; "
+    "slow: it took nothing for too long. gateway drain: a gateway stopped; error: a fault.",
+    "none",
+    Query(each("responses_gateway_stream_disconnects_total{@}", "side, reason"), "{{side}}: {{reason}}"),
+    bars=True,
+    decimals=0,
     links=[RESUMED],
 )
 
 _CAME = lines(
     "Came, and came back",
-    "Readers per minute: first, resume at a cursor, replay from the start; by how the cursor was given. refused: a "
-    "resume that was not served from its cursor on.",
-    "cpm",
-    Query(per_minute("responses_gateway_stream_attaches_total{@}", "kind, form"), "{{kind}}, {{form}}"),
-    Query(per_minute("responses_gateway_resumes_refused_total{@}", "reason"), "refused: {{reason}}"),
+    "Readers in each interval: first, resume at a cursor, replay from the start; by how the cursor was given. refused: "
+    "a resume that was not served from its cursor on.",
+    "none",
+    Query(each("responses_gateway_stream_attaches_total{@}", "kind, form"), "{{kind}}, {{form}}"),
+    Query(each("responses_gateway_resumes_refused_total{@}", "reason"), "refused: {{reason}}"),
+    bars=True,
+    decimals=0,
     links=[RESUMED],
 )
 
@@ -277,13 +277,11 @@ _BEHIND = lines(
 
 _TOKENS = lines(
     "Continuation tokens",
-    "Shown to clients, and come back as a poll or a resume, by the form of the cursor; per minute.",
-    "cpm",
-    Query(per_minute("responses_gateway_continuation_tokens_issued_total{@}"), "issued"),
-    Query(
-        per_minute("responses_gateway_continuation_tokens_redeemed_total{@}", "how, form"),
-        "redeemed: {{how}}, {{form}}",
-    ),
+    "Shown to clients, and come back as a poll or a resume, by the form of the cursor; in each interval.",
+    "none",
+    Query(each("responses_gateway_continuation_tokens_issued_total{@}"), "issued"),
+    Query(each("responses_gateway_continuation_tokens_redeemed_total{@}", "how, form"), "redeemed: {{how}}, {{form}}"),
+    decimals=0,
     links=[RESUMED],
 )
 

@@ -59,7 +59,7 @@ def colors(**by_name: str) -> list[Json]:
     """Series that have the same colour wherever they are shown; every name that begins so."""
     return [
         {
-            "matcher": {"id": "byRegexp", "options": f"{name}( .*)?"},
+            "matcher": {"id": "byRegexp", "options": f"/^{name}( .*)?$/"},
             "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": color}}],
         }
         for name, color in by_name.items()
