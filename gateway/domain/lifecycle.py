@@ -20,6 +20,7 @@ from typing import Any
 
 from gateway.domain.events import ERROR, LIFE_CYCLE, Event
 from gateway.domain.facts import Contradicted, Fact, FirstOutput, StatusChanged
+from gateway.domain.identifiers import identifier
 from gateway.domain.response import TERMINAL, Ending, Response, Status
 from gateway.domain.snapshot import Snapshot, embedded_snapshot, error_of
 
@@ -172,7 +173,7 @@ def _told(response: Response, snapshot: Snapshot | None, status: Status, at: flo
     """Apply a reported status and what came with it, as far as the table lets it."""
     facts: list[Fact] = []
     if snapshot and snapshot.id and response.response_id and snapshot.id != response.response_id:
-        facts.append(_contradiction(response, at, "another_id", snapshot.id))
+        facts.append(_contradiction(response, at, "another_id", identifier(snapshot.id) or "?"))
     move = TRANSITIONS[response.status, status]
     if move in (Move.BACKWARDS, Move.AFTER_END):
         facts.append(_contradiction(response, at, move.value, f"{response.status} -> {status}"))

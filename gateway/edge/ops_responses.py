@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.domain.continuation import parse_token
 from gateway.domain.errors import BadRequest, GatewayError, Overloaded, ResponseNotFound, StreamExpired, WaitsForOwner
 from gateway.domain.events import type_of
+from gateway.domain.identifiers import identifier
 from gateway.domain.response import Ending, Response, Status
 from gateway.domain.sse import KEEPALIVE, Decoder, encode
 from gateway.edge.context import Context
@@ -28,6 +29,7 @@ TAILS = web.AppKey("tails", asyncio.Semaphore)
 """Places for operators that read a log."""
 
 MAX_TAILS = 100
+_NO_TYPE = "?"
 _LIMIT, _MAX_LIMIT = 50, 500
 _SWITCH = {"true": True, "false": False}
 _FILTERS = frozenset({"live", "status", "stuck", "limit", "before"})
@@ -182,7 +184,8 @@ def _shown(page: Page, *, content: bool) -> bytes:
 
 
 def _event(number: int, frame: bytes, *, content: bool) -> bytes:
-    kind = type_of(frame)
+    # Upstream's events are known by their types; one that does not look like a type may be words.
+    kind = identifier(type_of(frame)) or _NO_TYPE
     shown: dict[str, Any] = {"number": number, "type": kind, "bytes": len(frame)}
     if content:
         shown["data"] = b"".join(one.data for one in Decoder().feed(frame)).decode(errors="replace")

@@ -256,7 +256,7 @@ class Tracker:
         try:
             await work
         except Exception:
-            _log.exception("the task of response %s failed; it is polled from here on", live.key)
+            _log.exception("the task of a response failed; it is polled now", extra={"response": live.response})
             self.poller.take(live)
         finally:
             live.task = None
