@@ -17,6 +17,7 @@ from dashboards.panels import (
     json_table,
     lines,
     named,
+    spread,
     steps,
     tiles,
 )
@@ -156,8 +157,7 @@ _QUEUE = lines(
     "Create to leaving `queued`, median and 95th percentile. Seen by a stream it is exact; by polls it is up to one "
     "pause of the schedule too long.",
     "s",
-    Query(quantile(0.5, "responses_gateway_response_queue_seconds", by="observed"), "median, by {{observed}}"),
-    Query(quantile(0.95, "responses_gateway_response_queue_seconds", by="observed"), "95 %, by {{observed}}"),
+    *spread("responses_gateway_response_queue_seconds", by="observed"),
     links=[RESPONSES],
 )
 
@@ -165,14 +165,7 @@ _FIRST_OUTPUT = lines(
     "Time to the first output",
     "Create to the first output, background responses, median and 95th percentile.",
     "s",
-    Query(
-        quantile(0.5, "responses_gateway_response_time_to_first_output_seconds", _BACKGROUND, "observed"),
-        "median, by {{observed}}",
-    ),
-    Query(
-        quantile(0.95, "responses_gateway_response_time_to_first_output_seconds", _BACKGROUND, "observed"),
-        "95 %, by {{observed}}",
-    ),
+    *spread("responses_gateway_response_time_to_first_output_seconds", _BACKGROUND, "observed"),
     links=[RESPONSES],
 )
 
@@ -230,8 +223,7 @@ _PER_RESPONSE = lines(
     "Polls per response",
     "Over its whole life, median and 95th percentile: by clients, and by the gateway.",
     "none",
-    Query(quantile(0.5, "responses_gateway_polls_per_response", _BACKGROUND, "by"), "{{by}} median"),
-    Query(quantile(0.95, "responses_gateway_polls_per_response", _BACKGROUND, "by"), "{{by}} 95 %"),
+    *spread("responses_gateway_polls_per_response", _BACKGROUND, "by"),
 )
 
 _PICKUP = lines(
@@ -270,8 +262,7 @@ _BEHIND = lines(
     "Events to catch up with at a resume",
     "Median and 95th percentile.",
     "none",
-    Query(quantile(0.5, "responses_gateway_resume_events_behind"), "median"),
-    Query(quantile(0.95, "responses_gateway_resume_events_behind"), "95 %"),
+    *spread("responses_gateway_resume_events_behind"),
     links=[RESUMED],
 )
 

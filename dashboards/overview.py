@@ -16,6 +16,7 @@ from dashboards.panels import (
     colors,
     lines,
     named,
+    spread,
     steps,
     table,
     tiles,
@@ -162,8 +163,7 @@ _DURATION = lines(
     "Create to final status",
     "Median and 95th percentile, by mode.",
     "s",
-    Query(quantile(0.5, "responses_gateway_response_duration_seconds", by="mode"), "{{mode}} median"),
-    Query(quantile(0.95, "responses_gateway_response_duration_seconds", by="mode"), "{{mode}} 95 %"),
+    *spread("responses_gateway_response_duration_seconds", by="mode"),
     links=[RESPONSES],
 )
 
@@ -171,8 +171,7 @@ _PER_TOKEN = lines(
     "Time per output token",
     "First output to end, by output tokens, of streamed responses: what a reader feels as speed.",
     "s",
-    Query(quantile(0.5, "responses_gateway_response_time_per_output_token_seconds", by="mode"), "{{mode}} median"),
-    Query(quantile(0.95, "responses_gateway_response_time_per_output_token_seconds", by="mode"), "{{mode}} 95 %"),
+    *spread("responses_gateway_response_time_per_output_token_seconds", by="mode"),
     links=[RESPONSES],
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.promql import RATE, chosen, metrics_of
+from dashboards.promql import RATE, chosen, metrics_of, quantile
 
 Json = dict[str, Any]
 
@@ -39,6 +39,15 @@ class Query:
             "range": not self.instant,
             "exemplar": "_bucket{" in self.expression and not self.instant,
         }
+
+
+def spread(histogram: str, where: str = "@", by: str = "", *, high: float = 0.95, name: str = "") -> list[Query]:
+    """The median and a high quantile of a histogram. `name`: what its series are called, by default after `by`."""
+    called = name or (f"{{{{{by}}}}} " if by else "")
+    return [
+        Query(quantile(0.5, histogram, where, by), f"{called}median"),
+        Query(quantile(high, histogram, where, by), f"{called}{100 * high:g} %"),
+    ]
 
 
 def steps(first: str, *then: tuple[float, str]) -> Json:

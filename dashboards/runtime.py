@@ -2,7 +2,7 @@
 
 from dashboards.layout import Dashboard
 from dashboards.links import RESPONSES, traces
-from dashboards.panels import GREEN, GREY, ORANGE, RED, Query, colors, lines, named, steps, table
+from dashboards.panels import GREEN, GREY, ORANGE, RED, Query, colors, lines, named, spread, steps, table
 from dashboards.promql import RATE, each, per_second, quantile
 from gateway.telemetry import names
 
@@ -55,8 +55,7 @@ _LAG = lines(
     "Event-loop lag",
     "How much later than due the event loop ran something: what every request waits in addition.",
     "s",
-    Query(quantile(0.5, "responses_gateway_event_loop_lag_seconds", by="instance"), "{{instance}} median"),
-    Query(quantile(0.99, "responses_gateway_event_loop_lag_seconds", by="instance"), "{{instance}} 99 %"),
+    *spread("responses_gateway_event_loop_lag_seconds", by="instance", high=0.99),
     thresholds=steps(GREEN, (0.25, ORANGE)),
 )
 
@@ -80,8 +79,7 @@ _STREAMS = lines(
     "How long streams last",
     "From the request to the end of a streamed answer, median and 95th percentile, by route.",
     "s",
-    Query(quantile(0.5, "responses_gateway_http_stream_lifetime_seconds", by="route"), "{{route}} median"),
-    Query(quantile(0.95, "responses_gateway_http_stream_lifetime_seconds", by="route"), "{{route}} 95 %"),
+    *spread("responses_gateway_http_stream_lifetime_seconds", by="route"),
 )
 
 _SPACE = lines(
@@ -131,18 +129,15 @@ _WRITES = lines(
     "written: until a batch of events was in the log. delivered: from upstream's bytes to the write to a reader "
     "that keeps up. Median and 99th percentile.",
     "s",
-    Query(quantile(0.5, "responses_gateway_append_duration_seconds"), "written, median"),
-    Query(quantile(0.99, "responses_gateway_append_duration_seconds"), "written, 99 %"),
-    Query(quantile(0.5, "responses_gateway_event_delivery_seconds"), "delivered, median"),
-    Query(quantile(0.99, "responses_gateway_event_delivery_seconds"), "delivered, 99 %"),
+    *spread("responses_gateway_append_duration_seconds", high=0.99, name="written, "),
+    *spread("responses_gateway_event_delivery_seconds", high=0.99, name="delivered, "),
 )
 
 _BATCHES = lines(
     "Events per write",
     "How many events went to a log at a time: under load batches grow by themselves.",
     "none",
-    Query(quantile(0.5, "responses_gateway_append_batch_events"), "median"),
-    Query(quantile(0.95, "responses_gateway_append_batch_events"), "95 %"),
+    *spread("responses_gateway_append_batch_events"),
 )
 
 _UPSTREAM = lines(
