@@ -8,12 +8,14 @@ store is an SQLite file in a temporary directory.
     json_rows.py       requests per second: pass-through, create, poll
     stream_rows.py     events per second, and the time that is added to each
     replay_rows.py     a long response read again, warm and after a restart
+    telemetry_rows.py  a gateway that exports traces beside one that does not
     capacity.py        2,000 live responses and 1,000 followers at once: memory, poll schedule, event-loop lag
     stage.py           who takes part, how much is measured, and in turns
     table.py           rows, and when a row is void
     wire.py            an HTTP client that costs next to nothing
     upstream.py        the scratch upstream: canned JSON, canned events at a set pace
     bare.py            the bare proxy
+    sink.py            a collector that counts
     gateway_process.py the gateway as it is measured
     processes.py       starting and asking them, and what /proc says of them
 

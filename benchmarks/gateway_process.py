@@ -1,19 +1,25 @@
-"""The gateway as it is measured: as `serve` runs it, with an SQLite file, warnings logged and a probe of its loop."""
+"""The gateway as it is measured: as `serve` runs it, with files for its store and its log, and a probe of its loop.
+
+Traces go where the OTEL_* variables say; without any, nowhere.
+"""
 
 import asyncio
 import gc
 import sys
+from pathlib import Path
+from typing import TextIO
 
 import uvloop
 
 from benchmarks.processes import LoopProbe, serve_until_told
 from benchmarks.wire import HOST
 from gateway.app import Gateway, raise_open_files
-from gateway.config import Address, Settings
+from gateway.config import Address, Settings, environment
+from gateway.telemetry import names
 from gateway.telemetry.logs import configure
 
 
-async def _main(upstream: str, store: str, poll_every_s: float, poll_budget_per_s: float) -> None:
+async def _main(upstream: str, store: str, poll_every_s: float, poll_budget_per_s: float, log: TextIO) -> None:
     anywhere = Address(HOST, 0)
     settings = Settings(
         upstream=f"{upstream}/v1",
@@ -27,16 +33,26 @@ async def _main(upstream: str, store: str, poll_every_s: float, poll_budget_per_
         drain_s=1,
     )
     raise_open_files(settings.open_files)
-    logs = configure("warning", "json", sys.stderr)
-    gateway = Gateway(settings, logs=logs)
+    logs = configure("info", "json", log)
+    gateway = Gateway(settings, environ=environment(), logs=logs)
     await gateway.start()
     gc.collect()
     gc.freeze()
     probe = LoopProbe(asyncio.get_running_loop())
-    await serve_until_told(int(gateway.url.rpartition(":")[2]), probe.take)
+
+    def report() -> dict[str, float]:
+        return {**probe.take(), "spans_dropped": _sum(gateway, names.SPANS_DROPPED)}
+
+    await serve_until_told(int(gateway.url.rpartition(":")[2]), report)
     await gateway.stop()
     logs.close()
 
 
+def _sum(gateway: Gateway, name: str) -> float:
+    families = gateway.metrics.registry.vendors.collect()
+    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+
+
 if __name__ == "__main__":
-    uvloop.run(_main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])))
+    with Path(f"{sys.argv[2]}.log").open("w", encoding="utf-8") as log:
+        uvloop.run(_main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]), log))

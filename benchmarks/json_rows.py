@@ -35,12 +35,13 @@ async def rows(stage: Stage) -> list[Row]:
 
 async def _row(stage: Stage, name: str, requests: Sequence[bytes]) -> Row:
     async def measure(proxy: Child) -> Sample:
-        return await _sample(stage, proxy, itertools.cycle(requests))
+        return await rate_of(stage, proxy, itertools.cycle(requests))
 
     return rate_row(name, await stage.in_turns(measure))
 
 
-async def _sample(stage: Stage, proxy: Child, requests: Iterator[bytes]) -> Sample:
+async def rate_of(stage: Stage, proxy: Child, requests: Iterator[bytes]) -> Sample:
+    """How many requests a proxy answers, asked for as fast as it answers them."""
     asking = Asking(proxy.port, requests)
     await asking.start(_CONNECTIONS)
     await asyncio.sleep(_WARM_UP_S)

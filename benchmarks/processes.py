@@ -73,8 +73,11 @@ class Child:
         self.pid = process.pid
 
     @classmethod
-    async def start(cls, module: str, *arguments: object) -> Self:
-        """Start `python -m module arguments...` and wait for its port. Raises RuntimeError if it does not come."""
+    async def start(cls, module: str, *arguments: object, environ: Mapping[str, str] | None = None) -> Self:
+        """Start `python -m module arguments...` and wait for its port. Raises RuntimeError if it does not come.
+
+        `environ`: its OTEL_* variables, in place of those that the run itself may have.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -82,6 +85,7 @@ class Child:
             *map(str, arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env={**{name: value for name, value in os.environ.items() if name[:5] != "OTEL_"}, **(environ or {})},
         )
         assert process.stdout is not None
         async with asyncio.timeout(_START_S):

@@ -1,7 +1,7 @@
 """Who takes part in a run: the processes, how long things take, and the A/B/A/B of measuring."""
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,13 +66,23 @@ class Stage:
         """Look at everybody who takes part in measuring `proxy`."""
         return Watch(proxy=proxy.pid, upstream=self.upstream.pid, generator=os.getpid())
 
-    async def in_turns(self, measure: Measure) -> list[Pair]:
-        """Bare proxy and gateway, one right after the other, as often as there are rounds."""
-        return [(await measure(self.bare), await measure(self.gateway)) for _ in range(self.scale.rounds)]
+    async def in_turns(self, measure: Measure, sides: tuple[Child, Child] | None = None) -> list[Pair]:
+        """Both sides (bare proxy and gateway), one right after the other, as often as there are rounds.
+
+        Each begins every other round, so that what changes with time is nobody's.
+        """
+        pairs: list[Pair] = []
+        one, other = sides or (self.bare, self.gateway)
+        for number in range(self.scale.rounds):
+            first = await measure(other if number % 2 else one)
+            second = await measure(one if number % 2 else other)
+            pairs.append((second, first) if number % 2 else (first, second))
+        return pairs
 
 
-async def start_gateway(url: str, store: Path, scale: Scale) -> Child:
-    """A gateway in front of an upstream. Its poll budget is twice what the scene needs."""
+async def start_gateway(url: str, store: Path, scale: Scale, *, environ: Mapping[str, str] | None = None) -> Child:
+    """A gateway in front of an upstream. Its poll budget is twice what the scene needs; `environ`: OTEL_* variables."""
+    budget_per_s = 2 * scale.live / scale.poll_every_s
     return await Child.start(
-        "benchmarks.gateway_process", url, store, scale.poll_every_s, 2 * scale.live / scale.poll_every_s
+        "benchmarks.gateway_process", url, store, scale.poll_every_s, budget_per_s, environ=environ or {}
     )

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from statistics import median
 
 from benchmarks.processes import Child, percentile
@@ -10,7 +11,7 @@ from benchmarks.stage import Stage
 from benchmarks.table import Row, Sample, cpu_cells, rate_row
 from benchmarks.wire import Following, WrongAnswer, request
 
-_STREAMS = 8
+STREAMS = 8
 _FIRST_EVENTS = 1_500
 _MOST_EVENTS = 80_000
 _PACED_STREAMS = 40
@@ -33,24 +34,33 @@ def create_stream(events: int, rate: float) -> bytes:
 
 async def rows(stage: Stage) -> list[Row]:
     """The rows of events."""
-    return [await _flat_out(stage), *await _paced(stage)]
+    flat_out = await stage.in_turns(FlatOut(stage).measure)
+    return [rate_row(f"events of {STREAMS} streams, flat out", flat_out), *await _paced(stage)]
 
 
-async def _flat_out(stage: Stage) -> Row:
-    counts: dict[int, int] = {}
+@dataclass(slots=True)
+class FlatOut:
+    """Events as fast as they are taken, of `STREAMS` streams at a time. `runs`: how often each proxy, by its pid."""
 
-    async def measure(proxy: Child) -> Sample:
-        if proxy.pid not in counts:
+    stage: Stage
+    runs: Counter[int] = field(default_factory=Counter)
+    _events: dict[int, int] = field(default_factory=dict)
+
+    async def measure(self, proxy: Child) -> Sample:
+        """Pour through a proxy."""
+        if proxy.pid not in self._events:
             # As many as the time allows, found out with a short run that warms up as well.
-            first = await _pour(stage, proxy, _FIRST_EVENTS)
-            counts[proxy.pid] = min(int(first.rate * stage.scale.seconds / _STREAMS), _MOST_EVENTS)
-        return await _pour(stage, proxy, counts[proxy.pid])
+            first = await self._pour(proxy, _FIRST_EVENTS)
+            self._events[proxy.pid] = min(int(first.rate * self.stage.scale.seconds / STREAMS), _MOST_EVENTS)
+        return await self._pour(proxy, self._events[proxy.pid])
 
-    return rate_row(f"events of {_STREAMS} streams, flat out", await stage.in_turns(measure))
+    async def _pour(self, proxy: Child, events: int) -> Sample:
+        self.runs[proxy.pid] += 1
+        return await _pour(self.stage, proxy, events)
 
 
 async def _pour(stage: Stage, proxy: Child, events: int) -> Sample:
-    streams = [Following() for _ in range(_STREAMS)]
+    streams = [Following() for _ in range(STREAMS)]
     with stage.watch(proxy) as watch:
         for stream in streams:
             await stream.start(proxy.port, create_stream(events, 0))

@@ -6,7 +6,7 @@ than `IDLE` of the time, or the load generator or the upstream had a core to its
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,9 @@ from benchmarks.processes import Usage
 
 IDLE = 0.15
 FULL = 0.9
-_HEAD = ("", "bare proxy", "gateway", "ratio", "CPU bare", "CPU gateway", "CPU ratio")
+Sides = tuple[str, str]
+"""What the two columns of a table are."""
+PROXIES: Sides = ("bare proxy", "gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +52,28 @@ class Row:
 
 
 Pair = tuple[Sample, Sample]
-"""The bare proxy's sample and the gateway's, taken right after each other."""
+"""The samples of both sides, taken right after each other."""
 
 
-def rate_row(name: str, pairs: Sequence[Pair], *, limited_by_proxy: bool = True) -> Row:
+def rate_row(name: str, pairs: Sequence[Pair], *, sides: Sides = PROXIES, limited_by_proxy: bool = True) -> Row:
     """Units per second and processor time per unit, medians over the rounds; ratios are taken within a round."""
     bare, ours = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     ratio = f"{median(b.rate / a.rate for a, b in pairs):.2f}"
-    voids = [f"the {who} was not the limit ({s.busy})" for who, s in _unlimited(pairs)] if limited_by_proxy else []
+    voids = (
+        [f"the {who} was not the limit ({s.busy})" for who, s in _unlimited(pairs, sides)] if limited_by_proxy else []
+    )
     remarks = tuple(f"{name}: rates are VOID, {void}; CPU times still hold" for void in voids)
     ratio = "void" if voids else ratio
     rates = (f"{median(s.rate for s in bare):,.0f}/s", f"{median(s.rate for s in ours):,.0f}/s")
     return Row((name, *rates, ratio, *cpu_cells(pairs)), remarks)
 
 
-def _unlimited(pairs: Sequence[Pair]) -> list[tuple[str, Sample]]:
+def _unlimited(pairs: Sequence[Pair], sides: Sides) -> list[tuple[str, Sample]]:
     """The samples that something else than the proxy has limited."""
     return [
         (who, sample)
         for pair in pairs
-        for who, sample in zip(("bare proxy", "gateway"), pair, strict=True)
+        for who, sample in zip(sides, pair, strict=True)
         if sample.usage["proxy"].busy < 1 - IDLE
         or max(usage.cpu / usage.wall for name, usage in sample.usage.items() if name != "proxy") > FULL
     ]
@@ -87,14 +91,18 @@ def plain_row(name: str, bare: str, ours: str, ratio: str = "") -> Row:
     return Row((name, bare, ours, ratio, "", "", ""))
 
 
-def show(rows: Sequence[Row], machine: str) -> str:
-    """The table in Markdown, the machine, and what is to be said of single rows."""
-    lines = [_HEAD, *(row.cells for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+def show(tables: Mapping[Sides, Sequence[Row]], machine: str) -> str:
+    """The tables in Markdown, the machine, and what is to be said of single rows."""
+    drawn = [line for sides, rows in tables.items() for line in (*_drawn(sides, rows), "")]
+    remarks = [f"* {remark}" for rows in tables.values() for row in rows for remark in row.remarks]
+    return "\n".join([*drawn, machine, *remarks])
+
+
+def _drawn(sides: Sides, rows: Sequence[Row]) -> list[str]:
+    lines = [("", *sides, "ratio", *(f"CPU {side}" for side in sides), "CPU ratio"), *(row.cells for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, tuple("-" * width for width in widths))
-    drawn = [f"| {' | '.join(_fitted(line, widths))} |" for line in lines]
-    remarks = [f"* {remark}" for row in rows for remark in row.remarks]
-    return "\n".join([*drawn, "", machine, *remarks])
+    return [f"| {' | '.join(_fitted(line, widths))} |" for line in lines]
 
 
 def _fitted(line: Sequence[str], widths: Sequence[int]) -> list[str]:

@@ -4,6 +4,7 @@ Rule: just enough for the answers that these benchmarks get. What is not underst
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -162,6 +163,61 @@ class Asking:
             self._lines[at].close()
         else:
             self._lines[at].send(next(self.requests))
+
+
+@dataclass(slots=True)
+class Pacing:
+    """An open loop: so many requests per second, whether or not those before were answered.
+
+    `taken_ns`: how long each took, from when it was due (CLOCK_MONOTONIC): one that waits for a connection to be free
+    has waited for an answer.
+    """
+
+    port: int
+    message: bytes
+    per_s: float
+    taken_ns: list[int] = field(default_factory=list)
+    _idle: list[int] = field(default_factory=list)
+    _due_ns: deque[int] = field(default_factory=deque)
+    _sent_ns: dict[int, int] = field(default_factory=dict)
+    _lines: list[Line] = field(default_factory=list)
+    _next: asyncio.TimerHandle | None = None
+
+    async def start(self, connections: int) -> None:
+        """Connect and begin."""
+        for at in range(connections):
+            self._lines.append(await Line.open(self.port, _ignore, partial(self._answered, at)))
+        self._idle = list(range(connections))
+        self._tick(asyncio.get_running_loop().time())
+
+    async def stop(self) -> None:
+        """Send nothing more, and wait for what was sent. Raises what went wrong on any connection."""
+        if self._next is not None:
+            self._next.cancel()
+        async with asyncio.timeout(30):
+            while self._due_ns or self._sent_ns:
+                await asyncio.wait([line.ended for line in self._lines], timeout=0.05)
+                if broken := [line.ended for line in self._lines if line.ended.done()]:
+                    await broken[0]
+        for line in self._lines:
+            line.close()
+
+    def _tick(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._due_ns.append(int(due * 1e9))
+        self._send()
+        self._next = loop.call_at(due + 1 / self.per_s, self._tick, due + 1 / self.per_s)
+
+    def _send(self) -> None:
+        while self._idle and self._due_ns:
+            at = self._idle.pop()
+            self._sent_ns[at] = self._due_ns.popleft()
+            self._lines[at].send(self.message)
+
+    def _answered(self, at: int) -> None:
+        self.taken_ns.append(monotonic_ns() - self._sent_ns.pop(at))
+        self._idle.append(at)
+        self._send()
 
 
 def _ignore(_: bytes) -> None:
