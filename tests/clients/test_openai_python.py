@@ -367,7 +367,7 @@ async def test_a_silence_longer_than_the_clients_patience_does_not_matter_here(s
     """Its timer runs from byte to byte, so that heartbeats keep it."""
 
     async def silent(side):
-        sdk = await client_of(side, timeout=httpx2.Timeout(60, read=3))
+        sdk = await client_of(side, timeout=httpx2.Timeout(60, read=5))
         stream = await sdk("responses.create", **job())
         await sdk.each(stream, 2)
         return sdk, stream
