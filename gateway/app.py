@@ -22,13 +22,15 @@ from gateway.edge import creating, responses, tickets
 from gateway.edge.context import Context, Handler, Readiness
 from gateway.edge.ops import ops_app
 from gateway.edge.server import Listener, client_app, listen
+from gateway.relay.outbox import Outbox
 from gateway.relay.routing import Kind, Route
 from gateway.relay.tracker import Tracker
 from gateway.relay.upstream import Timeouts, Upstream
 from gateway.store.open import open_store
+from gateway.telemetry import names
 from gateway.telemetry.logs import Logs
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.observers import Observer, Telemetry
+from gateway.telemetry.observers import Observer, Owing, Telemetry
 from gateway.telemetry.tracing import Tracing
 
 VERSION = version("responses-gateway")
@@ -71,14 +73,17 @@ class Gateway:
             environ or {},
             version=VERSION,
             upstream=settings.upstream,
+            trust=settings.trust_traceparent,
             on_exported=self.metrics.spans_exported,
             on_dropped=self.metrics.spans_dropped,
         )
-        observers: list[Callable[[Fact], None]] = [self.metrics.observe, self.tracing.observe]
+        self.store = open_store(settings, clock)
+        self.outbox = Outbox(self.store, self.tracing, lambda told: self.telemetry.emit(told), clock)
+        self.metrics.read(names.SPANS_DUE, lambda: self.outbox.owed)
+        observers: list[Callable[[Fact], None]] = [self.metrics.observe, self.tracing.observe, self.outbox.observe]
         observers += [logs.observe] if logs is not None else []
         observers += [observer] if observer is not None else []
-        self.telemetry = Telemetry(observers, self._observer_removed)
-        self.store = open_store(settings, clock)
+        self.telemetry = Telemetry(observers, self._observer_removed, due=self.tracing.due)
         route = Route("default", URL(settings.upstream, encoded=True), _credential(settings))
         timeouts = Timeouts(settings.upstream_connect_s, settings.upstream_headers_s, settings.upstream_idle_s)
         upstream = Upstream(timeouts, header_limit=settings.header_limit_bytes)
@@ -99,6 +104,7 @@ class Gateway:
             parts.push_async_callback(self.tracing.close, _TELEMETRY_S)
             await self.store.open()
             parts.push_async_callback(self.store.close)
+            parts.push_async_callback(self._told)
             await context.upstream.open()
             parts.push_async_callback(context.upstream.close)
             parts.push_async_callback(context.tracker.stop)
@@ -108,6 +114,7 @@ class Gateway:
             parts.push_async_callback(operators.close)
             await context.tracker.recover()
             context.tracker.start()
+            context.tracker.spawn(self.outbox.run(), "outbox")
             clients = await listen(
                 client_app(context, HANDLERS), settings.listen, header_limit=settings.header_limit_bytes
             )
@@ -134,7 +141,11 @@ class Gateway:
                 await self._clients.close()
             await self._parts.aclose()
 
-    def _observer_removed(self, observer: Observer, error: Exception) -> None:
+    async def _told(self) -> None:
+        """Nothing happens any more: what telemetry has still to tell gets its time, both ways at once."""
+        await asyncio.gather(self.outbox.close(_TELEMETRY_S), self.tracing.close(_TELEMETRY_S))
+
+    def _observer_removed(self, observer: Observer | Owing, error: Exception) -> None:
         self.metrics.observer_removed(observer, error)
         if self._logs is not None and observer != self._logs.observe:
             self._logs.observer_removed(observer, error)

@@ -72,7 +72,7 @@ def a_response(**changes: Any) -> Response:
 
 def a_life(**changes: Any) -> list[Fact]:
     """Queued for 2 s, cut and taken up again by its reader, completed after 10 s."""
-    queued = a_response(**{"status": Status.QUEUED, "status_at": T + 0.5, **changes})
+    queued = a_response(**{"status": Status.QUEUED, "status_at": T + 0.5, "answered_at": T + 0.5, **changes})
     running = replace(queued, status=Status.IN_PROGRESS, status_at=T + 2, started_at=T + 2)
     output = replace(running, first_output_at=T + 3, tail=8)
     counts = Counts(client_polls=2, upstream_polls=1, attaches=2, resumes=1, disconnects=1, reattaches=1)
@@ -86,6 +86,8 @@ def a_life(**changes: Any) -> list[Fact]:
         usage=Usage(input=100, cached=40, output=50, reasoning=30),
         tail=19,
         counts=counts,
+        ended_by="stream",
+        output_types=("reasoning", "message"),
     )
     return [
         StatusChanged(T + 0.5, queued, None, Status.QUEUED),
@@ -111,7 +113,8 @@ def a_life(**changes: Any) -> list[Fact]:
 
 def ended(status: Status | None, ending: Ending = Ending.TERMINAL, **changes: Any) -> Ended:
     """An end after 10 s."""
-    fields = {"status": status, "ending": ending, "ended_at": T + 10, "status_at": T + 10, **changes}
+    at = {"answered_at": T + 0.5, "status_at": T + 10, "ended_at": T + 10}
+    fields = {"status": status, "ending": ending, "ended_by": "poll", **at, **changes}
     return Ended(T + 10, a_response(**fields), late=False, source="poll")
 
 

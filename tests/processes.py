@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from openai import AsyncOpenAI
+from running import PATIENCE_S
 
 START_S = 60.0
+T = TypeVar("T")
 
 
 class Process:
@@ -54,20 +58,23 @@ class Process:
         return self._process.returncode
 
 
-async def serve(upstream: str, store: str, *, port: int = 0, **settings: object) -> Process:
-    """Start a gateway and wait until it listens."""
+async def serve(
+    upstream: str, store: str, *, port: int = 0, environ: Mapping[str, str] | None = None, **settings: object
+) -> Process:
+    """Start a gateway and wait until it listens. `environ`: further variables."""
     flags = {"upstream": upstream, "store": store, "listen": f"127.0.0.1:{port}", "ops_listen": "127.0.0.1:0"}
     arguments = [
         part
         for name, value in {**flags, "log_format": "json", **settings}.items()
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
-    return await started(sys.executable, "-m", "gateway", "serve", *arguments)
+    return await started(sys.executable, "-m", "gateway", "serve", *arguments, environ=environ)
 
 
-async def started(*command: str) -> Process:
+async def started(*command: str, environ: Mapping[str, str] | None = None) -> Process:
     """The gateway that a command starts, once it listens; it has to write its lines as JSON."""
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    env = {**os.environ, **(environ or {})}
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=env)
     assert process.stdout is not None
     async with asyncio.timeout(START_S):
         while line := await process.stdout.readline():
@@ -75,3 +82,11 @@ async def started(*command: str) -> Process:
             if said.get("event") == "listening":
                 return Process(process, said)
     raise AssertionError(f"the gateway did not start: exit status {await process.wait()}")
+
+
+async def eventually(look: Callable[[], Awaitable[T]], true: Callable[[T], bool]) -> T:
+    """Look until it is true: another process announces nothing."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not true(seen := await look()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        return seen

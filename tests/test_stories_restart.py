@@ -1,19 +1,17 @@
 """A restart loses nothing acknowledged: stories with a real process, killed or told to stop."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI
-from processes import Process, serve
-from running import PATIENCE_S, Upstream
+from processes import Process, eventually, serve
+from running import Upstream
 from stories import all_of, ask, fetch, job, numbers, some, types, until_error
 
-T = TypeVar("T")
 Serve = Callable[..., Awaitable[Process]]
 Simulate = Callable[..., Awaitable[Upstream]]
 
@@ -44,14 +42,6 @@ async def until_cut(stream: Any, *, kill: Process | None = None, at: int = 0) ->
     finally:
         await stream.close()
     raise AssertionError(f"the stream ended cleanly after {types(events)[-3:]}")
-
-
-async def eventually(look: Callable[[], Awaitable[T]], true: Callable[[T], bool]) -> T:
-    """Look until it is true: another process announces nothing."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not true(seen := await look()):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        return seen
 
 
 async def terminal(client: AsyncOpenAI, response_id: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from threading import Event
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
@@ -13,14 +14,17 @@ from lives import TRACE, T, a_life, a_response, ended
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from spanning import GRACE_S, tell
 
 from gateway.domain import facts
+from gateway.domain.mode import Parameters
 from gateway.domain.response import Status
 from gateway.telemetry.receiver import Receiver, tree
 from gateway.telemetry.tracing import Tracing
 
-GRACE_S = 60.0
-SPANS_OF_A_LIFE = 7
+QUEUED_OF_A_LIFE = 5
+"""The spans that go through the queue: those that its end does not finish."""
+DUE_OF_A_LIFE = 2
 
 
 class Told:
@@ -68,22 +72,18 @@ async def parts() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-def tracing_with(told: Told, environ: dict[str, str] | None = None, exporter: object = None) -> Tracing:
-    return Tracing(environ or {}, exporter=exporter, on_exported=told.on_exported, on_dropped=told.on_dropped)  # type: ignore[arg-type]
-
-
-def tell(tracing: Tracing, told: Sequence[facts.Fact]) -> None:
-    for fact in told:
-        tracing.observe(fact)
+def tracing_with(told: Told, environ: dict[str, str] | None = None, exporter: Any = None) -> Tracing:
+    make = None if exporter is None else lambda: exporter
+    return Tracing(environ or {}, exporter=make, on_exported=told.on_exported, on_dropped=told.on_dropped)
 
 
 async def test_what_the_collector_took_is_counted(parts: AsyncExitStack) -> None:
     told, receiver = Told(), Receiver()
     parts.push_async_callback(receiver.close)
     tracing = tracing_with(told, {"OTEL_EXPORTER_OTLP_ENDPOINT": await receiver.start()})
-    tell(tracing, a_life())
+    await tell(tracing, a_life())
     await tracing.close(GRACE_S)
-    assert (told.exported, told.dropped, tracing.failing) == (SPANS_OF_A_LIFE, {}, False)
+    assert (told.exported, told.dropped, tracing.failing) == (QUEUED_OF_A_LIFE + DUE_OF_A_LIFE, {}, False)
 
 
 async def test_a_collector_that_is_not_there_costs_nothing_and_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,9 +92,9 @@ async def test_a_collector_that_is_not_there_costs_nothing_and_raises_nothing(mo
         taken.bind(("127.0.0.1", 0))
         told = Told()
         tracing = tracing_with(told, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{taken.getsockname()[1]}"})
-        tell(tracing, a_life())
+        await tell(tracing, a_life())
         await tracing.close(GRACE_S)
-    assert (told.exported, told.dropped) == (0, {"export_failed": SPANS_OF_A_LIFE})
+    assert (told.exported, told.dropped, tracing.failing) == (0, {"export_failed": QUEUED_OF_A_LIFE}, True)
 
 
 async def test_a_collector_that_refuses_is_counted(parts: AsyncExitStack) -> None:
@@ -109,31 +109,31 @@ async def test_a_collector_that_refuses_is_counted(parts: AsyncExitStack) -> Non
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     told = Told()
     tracing = tracing_with(told, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{runner.addresses[0][1]}"})
-    tell(tracing, a_life())
+    await tell(tracing, a_life())
     await tracing.close(GRACE_S)
-    assert told.dropped == {"export_failed": SPANS_OF_A_LIFE}
+    assert told.dropped == {"export_failed": QUEUED_OF_A_LIFE}
     assert tracing.failing
 
 
 async def test_an_exporter_that_raises_is_counted_and_asked_again() -> None:
     told = Told()
     tracing = tracing_with(told, {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "2"}, Broken())
-    tell(tracing, a_life())
+    await tell(tracing, a_life())
     await tracing.close(GRACE_S)
-    assert told.dropped == {"export_failed": SPANS_OF_A_LIFE}
+    assert told.dropped == {"export_failed": QUEUED_OF_A_LIFE}
 
 
 async def test_a_collector_that_hangs_holds_up_neither_facts_nor_the_exit() -> None:
     told, gate = Told(), Gate()
     tracing = tracing_with(told, {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}, gate)
-    tell(tracing, [facts.Created(T, a_response())])
+    await tell(tracing, [facts.Created(T, a_response())])
     assert await asyncio.to_thread(gate.busy.wait, GRACE_S)
-    tell(tracing, [facts.Created(T, a_response()), facts.Created(T, a_response())])
+    await tell(tracing, [facts.Created(T, a_response()), facts.Created(T, a_response())])
     await tracing.close(0.05)
     assert told.dropped == {"shutdown": 2}
     await tracing.close(0.05)
     assert told.dropped == {"shutdown": 2}, "a second close is nothing"
-    tell(tracing, [facts.Created(T, a_response())])
+    await tell(tracing, [facts.Created(T, a_response())])
     assert told.dropped == {"shutdown": 3}
     gate.open.set()
 
@@ -142,30 +142,33 @@ async def test_a_flood_of_children_leaves_room_for_what_traces_hang_on() -> None
     told, gate = Told(), Gate()
     environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
     tracing = tracing_with(told, environ, gate)
-    tell(tracing, [facts.Created(T, a_response())])
+    await tell(tracing, [facts.Created(T, a_response())])
     assert await asyncio.to_thread(gate.busy.wait, GRACE_S)
     poll = facts.UpstreamPolled(T, a_response(), "error", 503, 0.1)
-    tell(tracing, [poll] * 20)
+    await tell(tracing, [poll] * 20)
     assert told.dropped == {"queue_full": 14}
-    tell(tracing, [ended(Status.COMPLETED), ended(Status.COMPLETED)])
+    refused = facts.Refused(T + 1, a_response(response_id=None, model=None), 429)
+    await tell(tracing, [refused])
     assert told.dropped == {"queue_full": 14}
-    tell(tracing, [ended(Status.COMPLETED)])
-    assert told.dropped == {"queue_full": 15}
+    await tell(tracing, [refused])
+    assert told.dropped == {"queue_full": 16}
     gate.open.set()
     await tracing.close(GRACE_S)
     assert told.exported == 9
-    assert gate.spans.count("chat gpt-5") == 2
+    assert gate.spans.count("chat gpt-5") == 1
 
 
 async def test_text_that_is_no_utf8_or_too_long_costs_no_span() -> None:
     memory, told = InMemorySpanExporter(), Told()
     tracing = tracing_with(told, exporter=memory)
-    odd = {"model_asked": "\udcff", "upstream_request_id": "\udc80" * 5000, "model": "m" * 5000}
-    tell(tracing, [ended(Status.COMPLETED, **odd)])
+    odd: dict[str, Any] = {"model_asked": "\udcff", "upstream_request_id": "\udc80" * 5000, "model": "m" * 5000}
+    odd["parameters"] = Parameters(max_output_tokens=2**70)
+    await tell(tracing, [ended(Status.COMPLETED, **odd)])
     await tracing.close(GRACE_S)
     (span,) = memory.get_finished_spans()
     attributes = dict(span.attributes or {})
     assert span.name == "chat ?"
+    assert attributes["gen_ai.request.max_tokens"] == 2**63 - 1, "nor a number that no collector can hold"
     assert attributes["gateway.upstream.request_id"] == "?" * 4096
     assert attributes["gen_ai.response.model"] == "m" * 4096
 
@@ -173,8 +176,8 @@ async def test_text_that_is_no_utf8_or_too_long_costs_no_span() -> None:
 async def test_the_standard_variables_limit_the_length_of_attributes() -> None:
     memory = InMemorySpanExporter()
     environ = {"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "10", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "7"}
-    tracing = Tracing(environ, exporter=memory)
-    tell(tracing, [ended(Status.COMPLETED)])
+    tracing = Tracing(environ, exporter=lambda: memory)
+    await tell(tracing, [ended(Status.COMPLETED)])
     await tracing.close(GRACE_S)
     assert dict(memory.get_finished_spans()[0].attributes or {})["gen_ai.response.model"] == "gpt-5-2"
 
@@ -184,7 +187,7 @@ async def test_spans_go_out_while_the_process_runs(parts: AsyncExitStack) -> Non
     gate.open.set()
     tracing = tracing_with(Told(), {"OTEL_BSP_SCHEDULE_DELAY": "1"}, gate)
     parts.push_async_callback(tracing.close, GRACE_S)
-    tell(tracing, [facts.Created(T, a_response())])
+    await tell(tracing, [facts.Created(T, a_response())])
     assert await asyncio.to_thread(gate.busy.wait, GRACE_S)
 
 
@@ -205,7 +208,9 @@ async def test_a_tree_shows_what_hangs_in_the_air_at_the_top(parts: AsyncExitSta
     parts.push_async_callback(receiver.close)
     tracing = Tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": await receiver.start()})
     trace = replace(TRACE, remote_span_id=0xDEF)
-    tell(tracing, [facts.Created(T + 1, a_response(trace=trace)), facts.BecameStuck(T + 2, a_response(trace=trace))])
+    await tell(
+        tracing, [facts.Created(T + 1, a_response(trace=trace)), facts.BecameStuck(T + 2, a_response(trace=trace))]
+    )
     await tracing.close(GRACE_S)
     assert [line.split()[0] for line in tree(receiver.spans).splitlines()] == ["POST", "stuck"]
     assert tree(()) == ""

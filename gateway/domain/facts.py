@@ -19,6 +19,13 @@ PollOutcome = Literal["changed", "unchanged", "terminal", "error"]
 AttachKind = Literal["first", "resume", "replay"]
 Left = Literal["end", "client", "slow", "drain", "error"]
 """How a reader's stream ended: at the log's end, the client went, it took nothing for too long, shutdown, a fault."""
+LEFT: Mapping[Left, tuple[Literal["client", "gateway"], Literal["left", "slow", "drain", "error"]]] = {
+    "client": ("client", "left"),
+    "slow": ("client", "slow"),
+    "drain": ("gateway", "drain"),
+    "error": ("gateway", "error"),
+}
+"""Whose doing it was where a stream did not end at the log's end, and the reason."""
 Observed = Literal["stream", "poll"]
 """How upstream's word came: a stream says when, a poll no more than that it was since the last one."""
 ResumeRefusal = Literal["expired", "store", "overloaded", "error"]
@@ -148,27 +155,25 @@ class Appended(ResponseFact):
 class UpstreamPolled(ResponseFact):
     """One upstream GET, begun at `at`. `status` is the HTTP status (0: no answer).
 
-    `lag`: how many seconds later than it was due; None: a client asked, no schedule.
+    `lag`: how many seconds later than it was due; None: a client asked, no schedule. `news`: the response has another
+    status than before. `failures`: how many before it failed in a row.
     """
 
     outcome: PollOutcome
     status: int
     seconds: float
     lag: float | None = None
+    news: bool = False
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ClientPolled(ResponseFact):
-    """A client's GET of a response, begun at `began_at`, was answered with the HTTP status `status`.
-
-    `caller`: the client's span, if it sent a `traceparent`.
-    """
+    """A client's GET of a response was answered with the HTTP status `status`."""
 
     outcome: PollOutcome
     served: Served
     status: int = 200
-    began_at: float | None = None
-    caller: Caller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +192,6 @@ class Attached(ResponseFact):
     form: CursorForm
     after: int
     behind: int
-    caller: Caller | None = None
     request_id: str | None = None
 
 
@@ -195,7 +199,7 @@ class Attached(ResponseFact):
 class Detached(ResponseFact):
     """A reader left at `number` after `delivered` events, `replayed` of them from before it came.
 
-    `form` and `after` are the cursor that it came with.
+    `form` and `after` are the cursor that it came with, `owner` is whom it was known as.
     """
 
     kind: AttachKind
@@ -206,8 +210,8 @@ class Detached(ResponseFact):
     started_at: float
     form: CursorForm = CursorForm.NONE
     after: int = -1
-    caller: Caller | None = None
     user_agent: str | None = None
+    owner: str | None = None
     request_id: str | None = None
 
 
@@ -278,12 +282,17 @@ class Untracked(Fact):
     mode: Mode | None = None
 
 
+CLIENT_LEFT = 499
+"""What nginx notes, in place of a status, where the client left before it was answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestServed(Fact):
     """One request of a client was answered. `route` is a template, never a path; `method` a known one or `_OTHER`.
 
     `seconds` until the headers; `lifetime`: seconds until its end; `streamed`: the answer was a stream of events.
-    `request_id` is the gateway's own; `response`: the one that it was about, if that is known.
+    `request_id` is the gateway's own; `response`: the one that it was about, if that is known, `detail` what else was
+    told of that; `path` is as asked; `caller`: the client's span, where it records one and is believed.
     """
 
     method: str
@@ -297,6 +306,9 @@ class RequestServed(Fact):
     sent_bytes: int = 0
     request_id: str | None = None
     response: Response | None = None
+    detail: ClientPolled | Detached | None = None
+    path: str = ""
+    caller: Caller | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ be a prompt or a secret in the wrong place: it is not even kept. Where a body is
 import re
 
 _IDENTIFIER = re.compile(r"[\w.:/@~+-]{1,128}")
+_PRODUCTS = re.compile(r"[\w./+-]{1,64}(?: [\w./+-]{1,64}){0,3}")
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
@@ -26,3 +27,9 @@ def identifier(text: str | None) -> str | None:
     That is up to 128 letters, digits and `_ . : / @ ~ + -`, of which ids, models, codes and versions are made.
     """
     return text if text is not None and _IDENTIFIER.fullmatch(text) else None
+
+
+def product(user_agent: str | None) -> str | None:
+    """What a `User-Agent` names first: products and versions, without the comments in which anything may stand."""
+    found = _PRODUCTS.match(user_agent or "")
+    return found[0] if found else None

@@ -60,7 +60,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A client's span, as its `traceparent` names it: ids, W3C flags byte, `tracestate`."""
+    """A span elsewhere, the client's mostly, as its `traceparent` names it: ids, W3C flags byte, `tracestate`."""
 
     trace_id: int
     span_id: int
@@ -94,7 +94,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What happened to a response how often."""
+    """What happened to a response how often. `tokens_redeemed` by how, and again by the form of the cursor."""
 
     client_polls: int = 0
     upstream_polls: int = 0
@@ -104,6 +104,12 @@ class Counts:
     reattaches: int = 0
     tokens_issued: int = 0
     tokens_redeemed: int = 0
+    redeemed_poll: int = 0
+    redeemed_resume: int = 0
+    redeemed_none: int = 0
+    redeemed_starting_after: int = 0
+    redeemed_last_event_id: int = 0
+    redeemed_suffix: int = 0
     contradictions: int = 0
     stucks: int = 0
     pickups: int = 0
@@ -119,12 +125,13 @@ class Response:
 
     `key` is the gateway's own name for it, drawn before upstream is called; `response_id` is upstream's. Times are unix
     seconds by the gateway's clock; `completed_at` alone is by upstream's. `answered_at`: when upstream first answered
-    the create. `request_id` names the create's request, `token_open`: a continuation token was shown and has not come
-    back since, `ended_by`: who saw the end, `attended`: whoever made the create was there to be told of it, on the
-    create's own connection. `service_tier`: the one that was used; `output_types`: the kinds of items in the final
-    output; `previous_trace`: that of the response which this one goes on from, where it is the same owner's. `path` and
-    `query` are those of the create, upstream's side: retrieving it is `GET {path}/{response_id}?{query}`. `tail` is the
-    last position of its log (-1: empty) and belongs to the store.
+    the create. `request_id` names the create's request, `client_path` and `user_agent` are as its client sent them.
+    `token_open`: a continuation token was shown and has not come back since; `ended_by`: who saw the end; `attended`:
+    whoever made the create was there to be told of it, on the create's own connection. `service_tier`: the one that was
+    used; `output_types`: the kinds of items in the final output; `previous_trace`: that of the response which this one
+    goes on from, where it is the same owner's. `path` and `query` are those of the create, upstream's side: retrieving
+    it is `GET {path}/{response_id}?{query}`. `tail` is the last position of its log (-1: empty) and belongs to the
+    store.
     """
 
     key: str
@@ -174,6 +181,8 @@ class Response:
     stuck_at: float | None = None
     upstream_request_id: str | None = None
     request_id: str | None = None
+    client_path: str = ""
+    user_agent: str | None = None
     token_open: bool = False
     completed_at: float | None = None
     service_tier: str | None = None

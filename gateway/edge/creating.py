@@ -13,7 +13,7 @@ from gateway.domain.continuation import Cursor, CursorForm, parse_token
 from gateway.domain.errors import StoreUnavailable, UpstreamCut
 from gateway.domain.facts import StoreFailed, Untracked
 from gateway.domain.headers import Headers, credential
-from gateway.domain.identifiers import identifier
+from gateway.domain.identifiers import identifier, product
 from gateway.domain.mode import Asked, Mode
 from gateway.domain.response import Response
 from gateway.edge import polling, preferences, stream
@@ -49,7 +49,8 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
     except StoreUnavailable as error:
         return await _untracked(context, request, call, error)
     try:
-        return await _answered(context, request, live, head)
+        with live.asked():
+            return await _answered(context, request, live, head)
     finally:
         request[ABOUT] = live.response
 
@@ -83,7 +84,6 @@ def _response(context: Context, request: web.Request, target: Target, asked: Ask
     trace = context.tracing.draw(
         request.headers.get("traceparent"),
         request.headers.get("tracestate"),
-        trust=context.settings.trust_traceparent,
     )
     previous = asked.previous_response_id
     return Response(
@@ -104,6 +104,8 @@ def _response(context: Context, request: web.Request, target: Target, asked: Ask
         status_at=now,
         progress_at=now,
         request_id=request[REQUEST_ID],
+        client_path=request.rel_url.raw_path,
+        user_agent=product(request.headers.get("User-Agent")),
     )
 
 

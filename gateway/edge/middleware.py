@@ -14,17 +14,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from gateway.domain.errors import BadRequest, Draining, GatewayError, Origin, error_body
-from gateway.domain.facts import RequestServed
+from gateway.domain.facts import CLIENT_LEFT, ClientPolled, Detached, RequestServed
 from gateway.domain.identifiers import OTHER_METHOD, known_method
-from gateway.domain.response import Response
+from gateway.domain.response import Caller, Response
 from gateway.edge.context import Context
 from gateway.edge.passthrough import abort
 from gateway.relay.routing import Kind, Target
 
 log = logging.getLogger("gateway")
-
-# What nginx notes where the client left before it was answered.
-_CLIENT_LEFT = 499
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,8 @@ TARGET = web.RequestKey("target", Target)
 """Where the request goes, once that is known."""
 ABOUT = web.RequestKey("about", Response)
 """The response that the request is about, once that is known."""
+DETAIL: web.RequestKey[ClientPolled | Detached] = web.RequestKey("detail")
+"""What was told of that response, besides that a request for it was served."""
 _BEGUN = web.RequestKey("begun", Begun)
 
 
@@ -73,7 +72,7 @@ def around(context: Context, in_flight: InFlight) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = context.clock()
         request[REQUEST_ID] = new_request_id()
-        status: int = _CLIENT_LEFT
+        status: int = CLIENT_LEFT
         origin: Origin | None = "client"
         try:
             with in_flight:
@@ -151,7 +150,7 @@ async def _answer(context: Context, request: web.Request, handler: Handler) -> t
         answer, origin = error_answer(refusal.status, refusal.body(), refusal.code), refusal.origin
     except ConnectionError:
         # The client's: upstream's are GatewayErrors by now.
-        answer, origin = web.Response(status=_CLIENT_LEFT), "client"
+        answer, origin = web.Response(status=CLIENT_LEFT), "client"
     except Exception:
         log.exception("unexpected error", extra={"request_id": request[REQUEST_ID], "response": request.get(ABOUT)})
         code = GatewayError.code
@@ -167,9 +166,11 @@ async def _answer(context: Context, request: web.Request, handler: Handler) -> t
 def _observe(context: Context, request: web.Request, began: float, status: int, origin: Origin | None) -> None:
     now = context.clock()
     begun = request.get(_BEGUN)
-    if begun is not None and status == _CLIENT_LEFT:
+    if begun is not None and status == CLIENT_LEFT:
         status, origin = begun.response.status, None
-    target = request.get(TARGET)
+    target, about = request.get(TARGET), request.get(ABOUT)
+    # The span of a create is told when upstream has answered.
+    asked = about is not None and target is not None and target.kind is not Kind.CREATE
     context.telemetry.emit(
         [
             RequestServed(
@@ -181,7 +182,14 @@ def _observe(context: Context, request: web.Request, began: float, status: int, 
                 seconds=(begun.at if begun is not None else now) - began,
                 lifetime=now - began,
                 request_id=request[REQUEST_ID],
-                response=request.get(ABOUT),
+                response=about,
+                detail=request.get(DETAIL),
+                path=request.rel_url.raw_path,
+                caller=_caller(context, request) if asked else None,
             )
         ]
     )
+
+
+def _caller(context: Context, request: web.Request) -> Caller | None:
+    return context.tracing.heard(request.headers.get("traceparent"), request.headers.get("tracestate"))

@@ -16,6 +16,7 @@ from gateway.domain.response import Body, Response
 from gateway.edge import preferences
 from gateway.edge.bodies import whole
 from gateway.edge.context import Context
+from gateway.edge.middleware import DETAIL
 from gateway.relay.live import Live
 
 _TOKEN = "x-gateway-continuation-token"
@@ -25,10 +26,10 @@ async def poll(context: Context, request: web.Request, response: Response, live:
     """Answer an owner's poll. None where the store has nothing to show and upstream must be asked directly."""
     if live is None or response.ended:
         body = await context.store.body(response.key)
-        return _answer(context, response, body, "store", None) if body and response.terminal else None
+        return _answer(context, request, response, body, "store", None) if body and response.terminal else None
     wait_s = preferences.read(request).wait_s
     wait_s = None if wait_s is None else min(wait_s, context.settings.prefer_wait_max_s)
-    served, refusal = await _refreshed(context, live)
+    served, refusal = await _refreshed(context, request, live)
     if refusal is not None:
         return refusal
     if wait_s is not None and not live.response.ended:
@@ -39,10 +40,10 @@ async def poll(context: Context, request: web.Request, response: Response, live:
     body = live.body if live.body and live.body.bytes else await context.store.body(live.key)
     if body is None:
         return None
-    return _answer(context, live.response, body, served, wait_s, live)
+    return _answer(context, request, live.response, body, served, wait_s, live)
 
 
-async def _refreshed(context: Context, live: Live) -> tuple[Served, web.Response | None]:
+async def _refreshed(context: Context, request: web.Request, live: Live) -> tuple[Served, web.Response | None]:
     """See to it that the snapshot is fresh: who served it, or upstream's refusal to be handed on."""
     known = live.body is not None and bool(live.body.bytes)
     fresh = live.body is not None and context.clock() - live.body.at < context.settings.poll_max_age_s
@@ -53,7 +54,7 @@ async def _refreshed(context: Context, live: Live) -> tuple[Served, web.Response
     polled, shared = await context.tracker.poller.poll(live)
     if 200 <= polled.status < 300:
         return "shared" if shared else "upstream", None
-    context.telemetry.emit([ClientPolled(context.clock(), live.response, "error", "upstream")])
+    told(context, request, live.response, "error", "upstream", polled.status)
     return "upstream", whole(polled.status, polled.headers, polled.body)
 
 
@@ -72,8 +73,27 @@ async def hold(context: Context, live: Live, wait_s: float, *, over: Callable[[R
         live.holds -= 1
 
 
+def told(
+    context: Context,
+    request: web.Request,
+    response: Response,
+    outcome: PollOutcome,
+    served: Served,
+    status: int = 200,
+) -> None:
+    """A client's poll is answered."""
+    request[DETAIL] = fact = ClientPolled(context.clock(), response, outcome, served, status)
+    context.telemetry.emit([fact])
+
+
 def _answer(
-    context: Context, response: Response, body: Body, served: Served, wait_s: float | None, live: Live | None = None
+    context: Context,
+    request: web.Request,
+    response: Response,
+    body: Body,
+    served: Served,
+    wait_s: float | None,
+    live: Live | None = None,
 ) -> web.Response:
     outcome: PollOutcome = "terminal" if response.terminal else "unchanged"
     if live is not None:
@@ -84,8 +104,7 @@ def _answer(
     extra: Headers = [("x-gateway-served", served)]
     if wait_s is not None:
         extra.append(preferences.granted("wait", wait_s))
-    at = context.clock()
-    context.telemetry.emit([ClientPolled(at, response, outcome, served)])
+    told(context, request, response, outcome, served)
     answer = whole(200, [*body.headers, *extra], body.bytes)
     if live is not None:
         issue_token(context, live, answer)

@@ -226,5 +226,5 @@ def redeem_by_poll(context: Context, target: Target, live: Live | None) -> None:
 
 def _redeem(context: Context, live: Live, how: str, form: CursorForm) -> None:
     if live.close_token():
-        live.count(tokens_redeemed=1)
+        live.count(tokens_redeemed=1, **{f"redeemed_{how}": 1, f"redeemed_{form}": 1})
         context.telemetry.emit([TokenRedeemed(context.clock(), live.response, how, form)])  # type: ignore[arg-type]

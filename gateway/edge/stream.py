@@ -16,11 +16,13 @@ from gateway.domain.errors import Overloaded, StoreUnavailable, StreamExpired
 from gateway.domain.events import keepalive, nested_error
 from gateway.domain.facts import Attached, AttachKind, Detached, Left
 from gateway.domain.headers import Headers, to_client
+from gateway.domain.identifiers import product
 from gateway.domain.response import Response
 from gateway.domain.sse import DONE, KEEPALIVE, with_id
 from gateway.edge import preferences
 from gateway.edge.context import Context
-from gateway.edge.middleware import ABOUT, REQUEST_ID
+from gateway.edge.middleware import ABOUT, DETAIL, REQUEST_ID
+from gateway.edge.owners import caller
 from gateway.edge.passthrough import abort, write
 from gateway.store.follow import follow, preamble
 from gateway.store.port import Closed, End, Page
@@ -98,23 +100,22 @@ async def serve(
         if left in ("client", "slow"):
             context.tracker.count(response.key, disconnects=1)
         request[ABOUT] = now = await context.tracker.newest(response)
-        context.telemetry.emit(
-            [
-                Detached(
-                    context.clock(),
-                    now,
-                    kind,
-                    left,
-                    progress.number,
-                    progress.delivered,
-                    progress.replayed,
-                    started,
-                    form=cursor.form,
-                    after=cursor.after,
-                    request_id=request_id,
-                )
-            ]
+        request[DETAIL] = detached = Detached(
+            context.clock(),
+            now,
+            kind,
+            left,
+            progress.number,
+            progress.delivered,
+            progress.replayed,
+            started,
+            form=cursor.form,
+            after=cursor.after,
+            user_agent=product(request.headers.get("User-Agent")),
+            owner=caller(context, request),
+            request_id=request_id,
         )
+        context.telemetry.emit([detached])
     return answer
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from gateway.config import Settings
 from gateway.domain import mode
 from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError, UpstreamUnreachable
-from gateway.domain.facts import Refused, StoreFailed
+from gateway.domain.facts import Attempted, Refused, StoreFailed
 from gateway.domain.headers import Headers, kept_with_snapshot, request_id
 from gateway.domain.lifecycle import give_up
 from gateway.domain.mode import Mode
@@ -68,7 +68,6 @@ class Creation:
         """Call upstream and go on with its answer until the response has ended or the poller has it."""
         try:
             answer = await self._call(live, call)
-            live.response = replace(live.response, upstream_request_id=request_id(answer.headers))
             if answer.ok and answer.is_event_stream:
                 await self._stream(live, answer, head)
             else:
@@ -90,15 +89,27 @@ class Creation:
     async def _call(self, live: Live, call: Call) -> Answer:
         """The call; with `background_tracking=stream` as a stream first, and as it came where upstream refuses that."""
         if live.response.mode is not Mode.BACKGROUND or self._settings.background_tracking != "stream":
-            return await self._upstream.send(call)
+            return await self._attempt(live, call)
         assert isinstance(call.body, bytes)
         headers = [(name, value) for name, value in call.headers if name.lower() != "content-length"]
         as_stream = replace(call, headers=headers, body=mode.streamed(call.body))
-        answer = await self._upstream.send(as_stream)
+        answer = await self._attempt(live, as_stream)
         if answer.status not in _STREAM_REFUSED:
             return answer
         answer.close()
-        return await self._upstream.send(call)
+        return await self._attempt(live, call, resends=1)
+
+    async def _attempt(self, live: Live, call: Call, *, resends: int = 0) -> Answer:
+        at = self._clock()
+        try:
+            answer = await self._upstream.send(call)
+        except UpstreamError as error:
+            took = self._clock() - at
+            self._telemetry.emit([Attempted(at, live.response, 0, took, resends, error.code)])
+            raise
+        live.response = replace(live.response, upstream_request_id=request_id(answer.headers))
+        self._telemetry.emit([Attempted(at, live.response, answer.status, answer.seconds, resends)])
+        return answer
 
     async def _stream(self, live: Live, answer: Answer, head: "asyncio.Future[Head]") -> None:
         kept = [(name, value) for name, value in kept_with_snapshot(answer.headers) if name.lower() != "content-type"]

@@ -105,7 +105,13 @@ class Ledger:
     ) -> bool:
         """The one ending write; True for whoever made it. Facts are emitted only then."""
         at, began = self._clock(), time.perf_counter()
-        done = await self._store.finish(live.key, outcome, events, tail=live.response.tail, epoch=live.epoch, body=body)
+        outcome = self._whole(live, outcome, source)
+        tail, epoch = live.response.tail, live.epoch
+        try:
+            done = await self._store.finish(live.key, outcome, events, tail=tail, epoch=epoch, body=body)
+        except Exception:
+            live.uncounted(outcome.counts)
+            raise
         if done:
             # Judged now: somebody else's end may have been written before this one was.
             late = live.response.ended
@@ -117,14 +123,22 @@ class Ledger:
             logged_now = (_appended(live, events, at, began),) if events and not late else ()
             self._telemetry.emit((*logged_now, *facts, *turns, Ended(self._clock(), live.response, late, source)))
         else:
+            live.uncounted(outcome.counts)
             found = await self._store.get(live.key)
             self._telemetry.emit(_become(live, found or live.response, self._clock()))
         live.saved = live.response
         live.changed()
         self._on_end(live)
-        if done:
-            await self._note_if_it_can(live)
+        await self._note_if_it_can(live)
         return done
+
+    def _whole(self, live: Live, outcome: Outcome, source: str) -> Outcome:
+        """The ending with all that is known of it: what is due is made of nothing else."""
+        known = live.response
+        ended = replace(outcome.response, counts=known.counts, token_open=known.token_open)
+        ended = replace(ended, ended_by=source, attended=live.asking > 0)
+        due = self._telemetry.due(ended, late=known.ended)
+        return replace(outcome, response=ended, counts=live.take_counts(), due=due)
 
     async def _end_observed(self, live: Live, outcome: Outcome, facts: Sequence[Fact], body: Body, source: str) -> None:
         """An end that a response object showed. A log that grew meanwhile is continued where it ends now."""
@@ -149,19 +163,15 @@ class Ledger:
 
     async def note(self, live: Live) -> None:
         """Write down what the store does not have yet."""
-        value, counts = live.response, live.unsaved
-        change = replace(difference(live.saved, value), counts=counts)
-        if change.empty:
-            live.saved = value
-            return
-        live.unsaved = {}
-        try:
-            await self._store.change(live.key, change, epoch=live.epoch, body=_written(live.body))
-        except Exception:
-            # Not where this task is cancelled: then the write is on its way, and would be counted twice.
-            for name, by in counts.items():
-                live.unsaved[name] = live.unsaved.get(name, 0) + by
-            raise
+        value = live.response
+        change = replace(difference(live.saved, value), counts=live.take_counts())
+        if not change.empty:
+            try:
+                await self._store.change(live.key, change, epoch=live.epoch, body=_written(live.body))
+            except Exception:
+                # Not where this task is cancelled: then the write is on its way, and would be counted twice.
+                live.uncounted(change.counts)
+                raise
         live.saved = value
 
     async def _note_if_it_can(self, live: Live) -> None:

@@ -1,6 +1,8 @@
 """A response that this process holds: its newest value, and who waits for it to change."""
 
 import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,10 +22,11 @@ class Live:
     its changes were last written down by the clock (loop time).
     `shown`: the status that a client's poll saw last.
     `connected`: a pump reads upstream for it just now. `heard_at`: when upstream last answered for it (unix seconds);
-    `reachable`: it did at the last try; `misses`: 404s in a row, since `missed_since` (loop time).
-    `readers`: clients that wait for its answer or follow its log; `alone_since`: when the last one left (loop time).
-    `linger_s`: how long its client wants it to go on then; None: as the setting says.
-    `holds`: clients that wait with `Prefer: wait`.
+    `reachable`: it did at the last try; `misses`: 404s in a row, since `missed_since` (loop time). `polls`: how often
+    upstream was asked; `failures`: for how many times in a row that failed.
+    `readers`: clients that wait for its answer or follow its log; `alone_since`: when the last one left (loop time);
+    `asking`: how many of them made the create. `linger_s`: how long its client wants it to go on then; None: as the
+    setting says. `holds`: clients that wait with `Prefer: wait`.
     """
 
     response: Response
@@ -39,10 +42,12 @@ class Live:
     readers: set[asyncio.Task[Any]] = field(default_factory=set)
     alone_since: float | None = None
     linger_s: float | None = None
+    asking: int = 0
     holds: int = 0
     task: asyncio.Task[None] | None = None
     polling: asyncio.Task[Any] | None = None
     polls: int = 0
+    failures: int = 0
     due: float = 0.0
     missed_since: float | None = None
     misses: int = 0
@@ -90,7 +95,16 @@ class Live:
     def count(self, **increments: int) -> None:
         """Count something that happened; written down with the next change."""
         self.response = replace(self.response, counts=self.response.counts.plus(increments))
-        for name, by in increments.items():
+        self.uncounted(increments)
+
+    def take_counts(self) -> dict[str, int]:
+        """The counts that are not added in the store yet, for whoever now writes them there."""
+        counts, self.unsaved = self.unsaved, {}
+        return counts
+
+    def uncounted(self, counts: Mapping[str, int]) -> None:
+        """They were not written after all."""
+        for name, by in counts.items():
             self.unsaved[name] = self.unsaved.get(name, 0) + by
 
     def open_token(self) -> None:
@@ -104,6 +118,15 @@ class Live:
         if was_open:
             self.response = replace(self.response, token_open=False)
         return was_open
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """While this is open, the client that made the create waits for its answer, or reads it."""
+        self.asking += 1
+        try:
+            yield
+        finally:
+            self.asking -= 1
 
     def changed(self) -> None:
         """Wake everybody who waits for a change."""

@@ -152,7 +152,7 @@ class Poller:
         return live.polling
 
     async def _ask(self, live: Live) -> Polled:
-        began, at = time.monotonic(), self._clock()
+        began, at, before = time.monotonic(), self._clock(), live.response.status
         outcome: PollOutcome = "error"
         status, credential = 0, live.credential
         live.count(upstream_polls=1)
@@ -177,8 +177,10 @@ class Poller:
         finally:
             if status == _TOO_MANY:
                 self._slow(live, credential, retry_after)
-            took = time.monotonic() - began
-            self._telemetry.emit([UpstreamPolled(at, live.response, outcome, status, took)])
+            took, news = time.monotonic() - began, live.response.status is not before
+            polled = UpstreamPolled(at, live.response, outcome, status, took, news=news, failures=live.failures)
+            self._telemetry.emit([polled])
+            live.failures = live.failures + 1 if outcome == "error" else 0
             live.polls += 1
             self._schedule(live, max(self._interval(live), retry_after))
 

@@ -204,8 +204,8 @@ class Pump:
                 pause = max(pause, retry_after_s(answer.headers))
             live.reachable = answer is not None and answer.status not in _TRY_AGAIN
             live.count(reattaches=1)
-            took = self._clock() - began
-            self._telemetry.emit([Reattached(began, live.response, numbering.tail, outcome, took)])
+            took, status = self._clock() - began, answer.status if answer is not None else 0
+            self._telemetry.emit([Reattached(began, live.response, numbering.tail, outcome, took, status)])
             if outcome == "resumed":
                 return answer
             if answer is not None:

@@ -250,7 +250,7 @@ METRICS: tuple[Metric, ...] = (
         names.SPANS_DROPPED,
         "counter",
         "Spans that were lost.",
-        {"reason": ("queue_full", "export_failed", "shutdown")},
+        {"reason": ("queue_full", "export_failed", "shutdown", "expired")},
     ),
     Metric(names.SPANS_DUE, "gauge", "Generation spans that the collector has not taken yet; they are kept, and sent."),
     Metric(names.OBSERVERS_REMOVED, "counter", "Parts of the telemetry that raised and were switched off."),

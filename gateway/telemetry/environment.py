@@ -81,6 +81,12 @@ def resource(environ: Mapping[str, str], version: str) -> Resource:
     return Resource.create({names.SERVICE_NAME: names.SERVICE, names.SERVICE_VERSION: version, **named})
 
 
+def limit(environ: Mapping[str, str], what: str, default: int) -> int:
+    """A limit of spans: `OTEL_SPAN_<what>_LIMIT`, or for attributes the one of everything, `OTEL_<what>_LIMIT`."""
+    general = whole_number(environ, f"OTEL_{what}_LIMIT", default) if what.startswith("ATTRIBUTE") else default
+    return whole_number(environ, f"OTEL_SPAN_{what}_LIMIT", general)
+
+
 def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
     """A variable that is a whole number above 0."""
     text = _text(environ, name, str(default))

@@ -1,7 +1,9 @@
-"""Finished spans on their way out, in a queue that traffic never waits for.
+"""Finished spans on their way out, which traffic never waits for.
 
-Rule: nothing here blocks the loop, and nothing raises because of a collector: a span that cannot go is dropped and
-counted. Used by `tracing.py` alone.
+There are two ways. `SpanQueue` is for what is told as it happens: what does not fit, or what the collector does not
+take, is dropped and counted. `Sender` is for what is kept until it is told: a batch at a time, and an answer.
+
+Rule: nothing here blocks the loop, and nothing raises because of a collector. Used by `tracing.py` alone.
 """
 
 import asyncio
@@ -96,3 +98,44 @@ class SpanQueue:
         self._given_up = True
         if left := self._put - self._taken:
             self._on_dropped("shutdown", left)
+
+
+class Sender:
+    """Sends batches of spans, one at a time, and says whether the collector took them."""
+
+    def __init__(self, exporter: SpanExporter, on_exported: Callable[[int], None]) -> None:
+        self._exporter, self._on_exported = exporter, on_exported
+        self._under_way: asyncio.Future[bool] | None = None
+        self.failing = False
+
+    async def send(self, build: Callable[[], Sequence[ReadableSpan]]) -> bool:
+        """Build spans and export them, both in a thread of their own, which goes on where this is cancelled."""
+        loop = asyncio.get_running_loop()
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        done = self._under_way = loop.create_future()
+
+        def work() -> None:
+            taken = self._export(build)
+            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+                loop.call_soon_threadsafe(done.set_result, taken)
+
+        # A daemon: the process need not wait for a collector that does not answer.
+        threading.Thread(target=work, name="spans-send", daemon=True).start()
+        self.failing = not await asyncio.shield(done)
+        return not self.failing
+
+    def close(self) -> None:
+        """No batch follows: one that is between two attempts is given up."""
+        threading.Thread(target=self._exporter.shutdown, name="spans-sent", daemon=True).start()
+
+    def _export(self, build: Callable[[], Sequence[ReadableSpan]]) -> bool:
+        try:
+            spans = build()
+            taken = self._exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception as error:  # whatever is raised: what was not sent will be sent again
+            _log.warning("spans were not sent: %s: %s", type(error).__name__, error)
+            return False
+        if taken:
+            self._on_exported(len(spans))
+        return taken

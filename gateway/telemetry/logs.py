@@ -19,9 +19,9 @@ from structlog.typing import Processor
 
 from gateway.domain import facts
 from gateway.domain.response import Counts, Response, Usage
+from gateway.telemetry.generation import went_wrong
 from gateway.telemetry.lines import Lines, Seldom
 from gateway.telemetry.rendering import KEPT_BACK, NOISY, ids, of_stdlib, render, shown, timestamp
-from gateway.telemetry.spans import went_wrong
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]

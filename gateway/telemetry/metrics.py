@@ -18,13 +18,6 @@ __all__ = ["Metrics", "table"]
 
 _NONE = "none"
 
-_SIDES: dict[facts.Left, tuple[str, str]] = {
-    "client": ("client", "left"),
-    "slow": ("client", "slow"),
-    "drain": ("gateway", "drain"),
-    "error": ("gateway", "error"),
-}
-
 
 class Metrics:
     """Counts what the facts say. `max_models`: how many model names are told apart.
@@ -172,8 +165,8 @@ class Metrics:
     def _detached(self, fact: facts.Detached) -> None:
         self._inc(names.DELIVERED, by=fact.delivered)
         self._inc(names.REPLAYED, by=fact.replayed)
-        if fact.how in _SIDES:
-            self._inc(names.DISCONNECTS, *_SIDES[fact.how])
+        if fact.how in facts.LEFT:
+            self._inc(names.DISCONNECTS, *facts.LEFT[fact.how])
 
     # The edge, and the gateway itself
 

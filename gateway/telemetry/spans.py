@@ -1,35 +1,28 @@
 """What spans a fact makes: a pure projection from facts to plain values, which `tracing.py` exports.
 
-Rule: no vendor, no clock, no state. The rules of the conventions that matter here: usage is on the generation span
-alone; `cancelled` and `incomplete` are no errors; fetching a response that failed is no failed fetch; an id is never in
-a span's name. Sources: OpenTelemetry's HTTP and GenAI span documents (`names.GENAI_CONVENTION`).
+What an end finishes is made from the record instead, by `generation.py`: here are the spans that are told at once.
+
+Rule: no vendor, no clock, no state. Fetching a response that failed is no failed fetch; an id is never in a span's
+name; what comes by the thousand (polls, failures in a row) makes no thousand spans. Sources: OpenTelemetry's HTTP and
+GenAI span documents (`names.GENAI_CONVENTION`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
 
 from gateway.domain import facts
-from gateway.domain.response import Ending, Response, Status
+from gateway.domain.continuation import CursorForm
+from gateway.domain.identifiers import identifier
+from gateway.domain.response import Response, Status
 from gateway.telemetry import names
+from gateway.telemetry.generation import begun, chat, create, link_to, owner, queued, request, result
+from gateway.telemetry.span import Span, Value
 
-Place = Literal["create", "generation", "child"]
-"""The create's server span and the generation have ids of their own in the record; a child hangs under the latter."""
-Kind = Literal["server", "client", "internal"]
-Value = str | bool | int | float | tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A finished span: `start` and `end` in unix seconds, `error` its `error.type`. None: no such attribute."""
-
-    name: str
-    place: Place
-    kind: Kind
-    start: float
-    end: float
-    attributes: Mapping[str, Value] = field(default_factory=dict)
-    error: str | None = None
+# What a query may show; any other value may be somebody's secret.
+_SHOWN = frozenset({"api-version", "include_obfuscation", "starting_after", "stream"})
+_REDACTED = "REDACTED"
 
 
 def spans_of(fact: facts.Fact) -> Sequence[Span]:
@@ -38,124 +31,158 @@ def spans_of(fact: facts.Fact) -> Sequence[Span]:
     return project(fact) if project else ()
 
 
-def went_wrong(response: Response) -> str | None:
-    """The `error.type` of an ended response: upstream's error code, or why it was given up."""
-    if response.ending in _GIVEN_UP:
-        return response.ending
-    if response.status is Status.FAILED:
-        return response.error_code or names.ERROR_OTHER
-    return None
-
-
-_GIVEN_UP = frozenset({Ending.UPSTREAM_LOST, Ending.LOST, Ending.ABANDONED})
-_INCOMPLETE_REASONS = {"max_output_tokens": "length"}
-
-
 def _created(fact: facts.Created) -> Sequence[Span]:
-    return (_create(fact.response, fact.at, 200),)
+    return (create(fact.response, fact.at, 200),)
+
+
+def _taken_up(fact: facts.TakenUp) -> Sequence[Span]:
+    """What the process before may not have got out any more is told again."""
+    return begun(fact.response)
+
+
+def _attempted(fact: facts.Attempted) -> Sequence[Span]:
+    attributes: dict[str, Value] = {
+        **_http("POST", fact.response.path, fact.response.query, fact.status),
+        names.HTTP_RESENDS: fact.resends or None,
+        names.GATEWAY_UPSTREAM_REQUEST: fact.response.upstream_request_id,
+    }
+    error = fact.error or _http_error(fact.status)
+    return (_child(names.SPAN_ATTEMPT, "client", fact.at, fact.at + fact.seconds, attributes, error),)
 
 
 def _refused(fact: facts.Refused) -> Sequence[Span]:
     response = fact.response
     generation = Span(
-        _chat(response),
+        chat(response),
         "generation",
         "client",
         response.created_at,
         fact.at,
-        {**_request(response), names.HTTP_STATUS: fact.status},
+        {**request(response), names.HTTP_STATUS: fact.status},
         response.error_code or str(fact.status),
     )
-    return _create(response, fact.at, fact.status), generation
+    error = str(fact.status) if fact.status >= 500 else None
+    return create(response, fact.at, fact.status, error), generation
 
 
 def _status_changed(fact: facts.StatusChanged) -> Sequence[Span]:
-    if fact.before is not Status.QUEUED:
-        return ()
-    return (_phase(Status.QUEUED, fact.response.created_at, fact.at),)
-
-
-def _ended(fact: facts.Ended) -> Sequence[Span]:
-    response = fact.response
-    end = response.ended_at or fact.at
-    if fact.late:
-        # The generation was exported when it was given up, and a span has one content: what came late is a child.
-        attributes = {**_result(response), **_usage(response), names.GATEWAY_SOURCE: fact.source}
-        return (Span(names.SPAN_LATE, "child", "internal", end, end, {**attributes, names.GATEWAY_LATE: True}),)
-    spans = []
-    if response.started_at is not None:
-        spans.append(_phase(Status.IN_PROGRESS, response.started_at, end))
-    elif response.status is Status.QUEUED:
-        spans.append(_phase(Status.QUEUED, response.created_at, end))
-    attributes = {
-        **_request(response),
-        **_result(response),
-        **_usage(response),
-        **_story(response),
-        names.GATEWAY_SOURCE: fact.source,
-        names.GATEWAY_LATE: False,
-    }
-    error = went_wrong(response)
-    spans.append(Span(_chat(response), "generation", "client", response.created_at, end, attributes, error))
-    return spans
+    return (queued(fact.response, fact.at),) if fact.before is Status.QUEUED else ()
 
 
 def _detached(fact: facts.Detached) -> Sequence[Span]:
+    error = names.ERROR_OTHER if fact.how == "error" else None
+    attributes = {**_reading(fact), names.GATEWAY_OWNER: owner(fact.owner), names.USER_AGENT: fact.user_agent}
+    return (_child(names.SPAN_STREAM, "internal", fact.started_at, fact.at, attributes, error),)
+
+
+def _request_served(fact: facts.RequestServed) -> Sequence[Span]:
+    """What a client's own span asked for: that one's child, in its trace, with a link to the generation."""
+    response, caller = fact.response, fact.caller
+    if response is None or caller is None:
+        return ()
+    route = f"{names.PREFIX}{fact.route}"
+    left = fact.status == facts.CLIENT_LEFT
     attributes: dict[str, Value] = {
+        names.HTTP_METHOD: fact.method,
+        names.HTTP_ROUTE: route,
+        names.HTTP_STATUS: None if left else fact.status,
+        names.URL_PATH: fact.path,
+        names.URL_SCHEME: "http",
+        **(_fetch(response) if fact.method == "GET" else {}),
+        **_detail(fact.detail),
+        names.GATEWAY_KEY: response.key,
+        names.GATEWAY_REQUEST: fact.request_id,
+    }
+    error = str(fact.status) if fact.status >= 500 else None
+    links, began = (link_to(response.trace),), fact.at - fact.lifetime
+    return (Span(f"{fact.method} {route}", "caller", "server", began, fact.at, attributes, error, links, caller),)
+
+
+def _detail(fact: facts.ClientPolled | facts.Detached | None) -> dict[str, Value]:
+    match fact:
+        case facts.ClientPolled():
+            return {names.GATEWAY_OUTCOME: fact.outcome, names.GATEWAY_SERVED: fact.served}
+        case facts.Detached():
+            cursor = None if fact.form is CursorForm.NONE else str(fact.after)
+            return {names.GENAI_REQUEST_STREAM: True, names.GENAI_REQUEST_CURSOR: cursor, **_reading(fact)}
+        case None:
+            return {}
+
+
+def _reading(fact: facts.Detached) -> dict[str, Value]:
+    """From where somebody read, how far, and how that ended."""
+    side, reason = facts.LEFT.get(fact.how, (None, fact.how))
+    return {
         names.GATEWAY_ATTACH_KIND: fact.kind,
         names.GATEWAY_CURSOR_FORM: fact.form,
-        names.GATEWAY_CURSOR_AFTER: fact.after,
+        names.GATEWAY_CURSOR_AFTER: None if fact.form is CursorForm.NONE else fact.after,
         names.GATEWAY_DELIVERED: fact.delivered,
         names.GATEWAY_REPLAYED: fact.replayed,
         names.GATEWAY_LEFT_AT: fact.number,
-        names.GATEWAY_LEFT_HOW: fact.how,
+        names.GATEWAY_LEFT_SIDE: side,
+        names.GATEWAY_LEFT_REASON: reason,
     }
-    error = names.ERROR_OTHER if fact.how == "error" else None
-    return (Span(names.SPAN_STREAM, "child", "internal", fact.started_at, fact.at, attributes, error),)
 
 
 def _reattached(fact: facts.Reattached) -> Sequence[Span]:
-    attributes: dict[str, Value] = {names.GATEWAY_CURSOR_AFTER: fact.after, names.GATEWAY_OUTCOME: fact.outcome}
-    error = None if fact.outcome == "resumed" else fact.outcome
-    return (Span(names.SPAN_REATTACH, "child", "client", fact.at, fact.at + fact.seconds, attributes, error),)
+    response = fact.response
+    query = "&".join(part for part in (response.query, "stream=true", f"starting_after={fact.after}") if part)
+    attributes: dict[str, Value] = {
+        **_http("GET", _path_of(response), query, fact.status),
+        names.GATEWAY_CURSOR_AFTER: fact.after,
+        names.GATEWAY_OUTCOME: fact.outcome,
+    }
+    error = None if fact.outcome == "resumed" else _http_error(fact.status) or fact.outcome
+    return (_child(names.SPAN_REATTACH, "client", fact.at, fact.at + fact.seconds, attributes, error),)
 
 
 def _polled(fact: facts.UpstreamPolled) -> Sequence[Span]:
-    if fact.outcome == "unchanged":
+    """Of failures in a row the first, second, fourth, eighth ... has a span: a bad night is no flood."""
+    failed = fact.outcome == "error"
+    if (fact.failures + 1) & fact.failures if failed else not (fact.news or fact.outcome == "terminal"):
         return ()
-    response = fact.response
     attributes: dict[str, Value] = {
-        names.GENAI_OPERATION: names.OPERATION_FETCH,
-        names.GENAI_PROVIDER: names.PROVIDER_OPENAI,
-        names.OPENAI_API_TYPE: names.API_RESPONSES,
+        **_fetch(fact.response),
+        **_http("GET", _path_of(fact.response), fact.response.query, fact.status),
         names.GATEWAY_OUTCOME: fact.outcome,
-        names.HTTP_STATUS: fact.status or None,
-        **_result(response),
+        names.GATEWAY_FAILURES: fact.failures or None,
     }
-    error = (str(fact.status) if fact.status >= 400 else names.ERROR_OTHER) if fact.outcome == "error" else None
-    return (Span(names.SPAN_FETCH, "child", "client", fact.at, fact.at + fact.seconds, attributes, error),)
+    error = (_http_error(fact.status) or names.ERROR_OTHER) if failed else None
+    return (_child(names.SPAN_FETCH, "client", fact.at, fact.at + fact.seconds, attributes, error),)
 
 
 def _cancelled(fact: facts.Cancelled) -> Sequence[Span]:
-    error = str(fact.status) if fact.status >= 400 else None
-    attributes: dict[str, Value] = {names.HTTP_STATUS: fact.status}
-    return (Span(names.SPAN_CANCEL, "child", "client", fact.at, fact.at + fact.seconds, attributes, error),)
+    attributes = _http("POST", f"{_path_of(fact.response)}/cancel", fact.response.query, fact.status)
+    error = _http_error(fact.status)
+    return (_child(names.SPAN_CANCEL, "client", fact.at, fact.at + fact.seconds, attributes, error),)
 
 
 def _became_stuck(fact: facts.BecameStuck) -> Sequence[Span]:
+    response = fact.response
+    since = max(response.progress_at, response.status_at, response.created_at)
     attributes: dict[str, Value] = {
-        names.GATEWAY_STUCK_REASON: fact.response.stuck,
-        names.GENAI_RESPONSE_STATUS: fact.response.status,
+        names.GATEWAY_STUCK_REASON: response.stuck,
+        names.GATEWAY_STUCK_SINCE: datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds"),
+        names.GENAI_RESPONSE_ID: response.response_id,
+        names.GENAI_RESPONSE_STATUS: response.status,
+        names.GENAI_REQUEST_MODEL: response.model_asked,
+        names.GENAI_RESPONSE_MODEL: response.model,
+        names.GATEWAY_KEY: response.key,
+        names.GATEWAY_MODE: response.mode,
+        names.GATEWAY_LAST_EVENT: identifier(response.last_event),
+        names.GATEWAY_UPSTREAM_REQUEST: response.upstream_request_id,
     }
-    return (Span(names.SPAN_STUCK, "child", "internal", fact.at, fact.at, attributes),)
+    return (_child(names.SPAN_STUCK, "internal", fact.at, fact.at, attributes),)
 
 
 _PROJECTIONS: dict[type[facts.Fact], Callable[[Any], Sequence[Span]]] = {
     facts.Created: _created,
+    facts.TakenUp: _taken_up,
+    facts.Attempted: _attempted,
     facts.Refused: _refused,
     facts.StatusChanged: _status_changed,
-    facts.Ended: _ended,
     facts.Detached: _detached,
+    facts.RequestServed: _request_served,
     facts.Reattached: _reattached,
     facts.UpstreamPolled: _polled,
     facts.Cancelled: _cancelled,
@@ -163,98 +190,34 @@ _PROJECTIONS: dict[type[facts.Fact], Callable[[Any], Sequence[Span]]] = {
 }
 
 
-def _create(response: Response, end: float, status: int) -> Span:
-    attributes: dict[str, Value] = {
-        names.HTTP_METHOD: "POST",
-        names.HTTP_ROUTE: names.ROUTE_CREATE,
-        names.HTTP_STATUS: status,
-        names.GENAI_RESPONSE_ID: response.response_id,
-        names.GATEWAY_KEY: response.key,
-        names.GATEWAY_MODE: response.mode,
-    }
-    error = str(status) if status >= 500 else None
-    return Span(names.SPAN_CREATE, "create", "server", response.created_at, end, attributes, error)
+def _child(
+    name: str, kind: Any, start: float, end: float, attributes: dict[str, Value], error: str | None = None
+) -> Span:
+    return Span(name, "child", kind, start, end, attributes, error)
 
 
-def _phase(status: Status, start: float, end: float) -> Span:
-    return Span(status, "child", "internal", start, end, {names.GENAI_RESPONSE_STATUS: status})
-
-
-def _chat(response: Response) -> str:
-    return f"{names.OPERATION_CHAT} {response.model_asked}" if response.model_asked else names.OPERATION_CHAT
-
-
-def _request(response: Response) -> dict[str, Value]:
+def _fetch(response: Response) -> dict[str, Value]:
     return {
-        names.GENAI_OPERATION: names.OPERATION_CHAT,
+        names.GENAI_OPERATION: names.OPERATION_FETCH,
         names.GENAI_PROVIDER: names.PROVIDER_OPENAI,
         names.OPENAI_API_TYPE: names.API_RESPONSES,
-        names.GENAI_REQUEST_MODEL: response.model_asked,
-        names.GENAI_REQUEST_STREAM: response.mode.streamed or None,
-        names.GENAI_REQUEST_PREVIOUS: response.previous_response_id,
-        names.GENAI_CONVERSATION: response.conversation,
-        names.GATEWAY_KEY: response.key,
-        names.GATEWAY_ROUTE: response.route,
-        names.GATEWAY_MODE: response.mode,
-        names.GATEWAY_UPSTREAM_REQUEST: response.upstream_request_id,
+        **result(response),
     }
 
 
-def _result(response: Response) -> dict[str, Value]:
-    return {
-        names.GENAI_RESPONSE_ID: response.response_id,
-        names.GENAI_RESPONSE_MODEL: response.model,
-        names.GENAI_RESPONSE_STATUS: response.status,
-        names.GENAI_FINISH_REASONS: _finish_reasons(response),
-    }
+def _http(method: str, path: str, query: str, status: int) -> dict[str, Value]:
+    shown = [part if _is_shown(part) else f"{part.partition('=')[0]}={_REDACTED}" for part in query.split("&") if part]
+    url = f"{path}?{'&'.join(shown)}" if shown else path
+    return {names.HTTP_METHOD: method, names.URL_FULL: url, names.HTTP_STATUS: status or None}
 
 
-def _finish_reasons(response: Response) -> tuple[str, ...] | None:
-    match response.status:
-        case Status.COMPLETED:
-            return ("stop",)
-        case Status.INCOMPLETE:
-            reason = response.incomplete_reason or "incomplete"
-            return (_INCOMPLETE_REASONS.get(reason, reason),)
-        case Status.FAILED | Status.CANCELLED:
-            return ("error",)
-        case _:
-            return None
+def _is_shown(part: str) -> bool:
+    return part.partition("=")[0] in _SHOWN
 
 
-def _usage(response: Response) -> dict[str, Value]:
-    if response.usage is None:
-        return {}
-    usage: dict[str, Value] = {
-        names.GENAI_USAGE_INPUT: response.usage.input,
-        names.GENAI_USAGE_CACHED: response.usage.cached,
-        names.GENAI_USAGE_OUTPUT: response.usage.output,
-        names.GENAI_USAGE_REASONING: response.usage.reasoning,
-    }
-    counted_by_caller = not response.mode.background and response.trace.remote_span_id is not None
-    if not counted_by_caller:
-        return usage
-    return {name.replace(names.GENAI_USAGE, names.GATEWAY_USAGE): tokens for name, tokens in usage.items()}
+def _http_error(status: int) -> str | None:
+    return str(status) if status >= 400 else None
 
 
-def _story(response: Response) -> dict[str, Value]:
-    counts = response.counts
-    queued = response.mode.background and response.started_at is not None
-    first = response.first_output_at if response.mode.streamed else None
-    return {
-        names.GATEWAY_FOLLOWED: response.mode_now,
-        names.GATEWAY_ENDING: response.ending,
-        names.GATEWAY_SYNTHESISED: response.synthesised,
-        names.GATEWAY_QUEUE_SECONDS: (response.started_at or 0) - response.created_at if queued else None,
-        names.GENAI_FIRST_CHUNK: None if first is None else first - response.created_at,
-        names.GATEWAY_EVENTS: response.tail + 1,
-        names.GATEWAY_CLIENT_POLLS: counts.client_polls,
-        names.GATEWAY_UPSTREAM_POLLS: counts.upstream_polls,
-        names.GATEWAY_ATTACHES: counts.attaches,
-        names.GATEWAY_RESUMES: counts.resumes,
-        names.GATEWAY_DISCONNECTS: counts.disconnects,
-        names.GATEWAY_REATTACHES: counts.reattaches,
-        names.GATEWAY_TOKENS_ISSUED: counts.tokens_issued,
-        names.GATEWAY_TOKENS_REDEEMED: counts.tokens_redeemed,
-        names.GATEWAY_CONTRADICTIONS: counts.contradictions,
-    }
+def _path_of(response: Response) -> str:
+    return f"{response.path}/{quote(response.response_id or '', safe='')}"
