@@ -136,7 +136,7 @@ _CREATED = lines(
 _NOT_CREATED = lines(
     "Creates that were refused, or not tracked",
     "Per minute. refused: upstream, or the way to it, said no. untracked: it went upstream and the gateway does not "
-    "follow it, because the store is down, the body is no JSON, or a limit is reached.",
+    "follow it, because the store is down or the body is no JSON.",
     "cpm",
     Query(
         per_minute("responses_gateway_creates_refused_total{@}", "status_class"),

@@ -61,6 +61,14 @@ def test_each_alert_is_seen_to_fire_and_not_to_fire() -> None:
         assert {fires for expr, fires in asked if f'alertname="{name}"' in expr} == {True, False}, name
 
 
+def test_what_the_alerts_are_tried_on_could_be_scraped() -> None:
+    for path in STORIES:
+        for story in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
+            for series in story.get("input_series", []):
+                (selector,) = selectors(series["series"])
+                assert wrong(selector) is None
+
+
 @each_alert
 def test_an_alert_says_how_bad_it_is_and_where_to_look(rule: Json) -> None:
     assert re.fullmatch(r"ResponsesGateway[A-Z]\w+", rule["alert"])
