@@ -45,7 +45,7 @@ class Prometheus:
 
     def __init__(self, http: aiohttp.ClientSession, address: str) -> None:
         self._http = http
-        self._url = f"http://{address}/api/v1"
+        self.url = f"http://{address}"
 
     async def query(self, expression: str) -> list[Json]:
         """An instant query's series; fails on an error and on a warning."""
@@ -62,7 +62,7 @@ class Prometheus:
         return answer["data"]
 
     async def _get(self, path: str, **query: object) -> Json:
-        async with self._http.get(f"{self._url}/{path}?{urlencode(query)}") as answer:
+        async with self._http.get(f"{self.url}/api/v1/{path}?{urlencode(query)}") as answer:
             told: Json = await answer.json(content_type=None)
             return told
 

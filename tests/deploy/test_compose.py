@@ -85,6 +85,12 @@ def test_who_is_waited_for_can_say_how_it_is() -> None:
     assert ("collector-volume", "service_completed_successfully") in awaited
 
 
+def test_traffic_waits_for_no_telemetry_and_telemetry_for_no_traffic() -> None:
+    assert SERVICES["gateway"]["depends_on"].keys() == {"simulator"}
+    watching = SERVICES.keys() - {"gateway", "simulator"}
+    assert not {other for name in watching for other in SERVICES[name].get("depends_on", {})} - watching
+
+
 def test_the_gateways_variables_are_settings_that_it_starts_with() -> None:
     settings = load({}, environ={"GATEWAY_LISTEN": ":8080", **environment("gateway", USER)})
     assert (settings.listen.port, settings.ops_listen.port) == (8080, 9464)

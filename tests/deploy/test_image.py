@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from image import in_context, said, stages, variables
 from processes import serve
 from running import Upstream
-from stack import ROOT, environment
+from stack import ROOT, SERVICES, environment
 
 from gateway.config import load
 
@@ -60,7 +60,11 @@ def test_the_gateway_is_the_first_process_so_that_the_signal_reaches_it() -> Non
     assert said(IMAGE, "STOPSIGNAL") == ["SIGTERM"]
 
 
-async def status_of(command: list[str]) -> int:
+async def status_of(check: list[str], written: int, port: int) -> int:
+    """How a health check exits, with another port than the one that is written in it."""
+    program, *arguments = check
+    assert program == "python"
+    command = [sys.executable, *(text.replace(str(written), str(port)) for text in arguments)]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     return await process.wait()
 
@@ -69,12 +73,23 @@ async def test_the_health_check_passes_while_the_gateway_lives_and_fails_when_it
     simulate: Callable[..., Awaitable[Upstream]],
 ) -> None:
     gateway = await serve((await simulate()).url, "memory://", ops_token="x")
-    program, *arguments = HEALTH
-    assert program == "python"
-    command = [sys.executable, *(text.replace("9464", gateway.ops_url.rpartition(":")[2]) for text in arguments)]
+    ops_port = int(gateway.ops_url.rpartition(":")[2])
     try:
-        assert await status_of(command) == 0
+        assert await status_of(HEALTH, 9464, ops_port) == 0
+        assert await status_of(HEALTH, 9464, gateway.port) == 1, "that is not it: upstream knows no such path"
         await gateway.kill()
-        assert await status_of(command) == 1
+        assert await status_of(HEALTH, 9464, ops_port) == 1
     finally:
         await gateway.close()
+
+
+async def test_the_simulators_health_check_passes_while_it_lives_and_fails_when_it_is_gone(
+    simulate: Callable[..., Awaitable[Upstream]],
+) -> None:
+    upstream = await simulate()
+    _, *health = SERVICES["simulator"]["healthcheck"]["test"]
+    port = upstream.server.port
+    assert port is not None
+    assert await status_of(health, 8081, port) == 0
+    await upstream.server.close()
+    assert await status_of(health, 8081, port) == 1

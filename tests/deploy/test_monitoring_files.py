@@ -1,11 +1,15 @@
 """Prometheus and Alertmanager with the flags and files that compose.yaml gives them: do they see, and do they tell?"""
 
 import asyncio
+import re
+import shutil
+from asyncio.subprocess import DEVNULL
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+import pytest
 from monitoring import Pager, Prometheus, needs_prometheus, start_alertmanager, start_prometheus
 from running import PATIENCE_S, Running, Upstream
 from stack import ROOT, SERVICES, TOKEN, mounts
@@ -13,7 +17,10 @@ from stories import ask, until
 
 from gateway.telemetry.receiver import Receiver
 
-pytestmark = needs_prometheus
+pytestmark = [
+    needs_prometheus,
+    pytest.mark.skipif(shutil.which("wget") is None, reason="needs wget, as the images have it: apt install wget"),
+]
 
 Simulate = Callable[..., Awaitable[Upstream]]
 GatewayFor = Callable[..., Awaitable[Running]]
@@ -48,6 +55,15 @@ async def prometheus(
     return await start_prometheus(parts, folder, *flags, "--rules.alert.resend-delay=1s")
 
 
+async def passes(service: str, url: str) -> None:
+    """The health check of a service, with the address of this test: passes while it runs, fails where nothing does."""
+    check = SERVICES[service]["healthcheck"]["test"][1:]
+    for address, passed in ((url, True), ("http://127.0.0.1:1", False)):
+        command = [re.sub(r"http://127\.0\.0\.1:\d+", address, part) for part in check]
+        process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=DEVNULL)
+        assert (await process.wait() == 0) == passed, command
+
+
 async def found(prometheus: Prometheus, expression: str, value: str) -> None:
     """Wait until an expression has one series, of this value."""
     async with asyncio.timeout(PATIENCE_S):
@@ -63,6 +79,7 @@ async def test_prometheus_is_let_in_with_the_token_and_keeps_the_traces_of_exemp
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": await traces.start(), "OTEL_BSP_SCHEDULE_DELAY": "50"}
     gateway = await gateway_for((await simulate()).url, ops_token=TOKEN, environ=environ)
     watching = await prometheus(parts, tmp_path, gateway)
+    await passes("prometheus", watching.url)
     await found(watching, 'up{job="responses-gateway"}', "1")
     await gateway.client().responses.create(**ask())
     await found(watching, "sum(responses_gateway_response_duration_seconds_count)", "1")
@@ -92,6 +109,7 @@ async def test_the_watchdog_reaches_the_webhook_of_whoever_would_miss_it(
     }
     flags = adapted("alertmanager", "/etc/alertmanager/alertmanager.yml", tmp_path, changes)
     manager = await start_alertmanager(parts, tmp_path, *flags)
+    await passes("alertmanager", f"http://{manager}")
     gateway = await gateway_for((await simulate()).url, ops_token=TOKEN)
     await prometheus(parts, tmp_path, gateway, alertmanager=manager)
     alert = await deadman.alert(alertname="ResponsesGatewayWatchdog")
