@@ -255,6 +255,14 @@ async def test_what_was_begun_without_a_stream_can_be_streamed_where_it_is_track
     assert streamed["value"] == list(range(len(streamed["value"])))
 
 
+async def test_a_token_of_a_foreground_run_is_good_here_only(sides, play):
+    both = await sides(simulated=RUNNING)
+    refused = await said(play, both.direct, "resume_foreground")
+    resumed_ = await said(play, both.through, "resume_foreground")
+    assert refused["raised"] == "ChatClientException"
+    assert resumed_["value"] == list(range(len(resumed_["value"])))
+
+
 async def test_a_run_that_is_left_open_holds_nobody_up(sides, play):
     """A `break` out of the loop closes nothing while the stream is referenced: its connection stays, unread."""
     through = (await sides(simulated=RUNNING, write_timeout_s=0.3)).through

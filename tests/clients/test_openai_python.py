@@ -382,6 +382,21 @@ async def test_a_silence_longer_than_the_clients_patience_does_not_matter_here(s
     assert (await here.each(stream))[-1].type == "response.completed"
 
 
+async def test_the_stream_helper_takes_comments_and_keepalive_events_in_long_silence(sides, client_of):
+    through = (await sides(heartbeat_s=0.02, keepalive_s=0.05)).through
+    sdk = await client_of(through)
+    async with sdk.opened(sdk.client.responses.stream(**ask(), background=True)) as helper:
+        silent = await sdk.each(helper, 5)
+        through.later()
+        events = silent + await sdk.each(helper)
+        final = await sdk.run(helper.get_final_response)
+    assert [event.type for event in silent] == ["response.created", "response.queued"] + ["keepalive"] * 3
+    assert {event.sequence_number for event in silent[2:]} == {1}
+    numbers = [event.sequence_number for event in events if event.type != "keepalive"]
+    assert numbers == list(range(len(numbers)))
+    assert final.status == "completed"
+
+
 @pytest.mark.parametrize("written", ["{}", "{}/"])
 async def test_the_base_url_may_end_in_a_slash(sides, client_of, written):
     through = (await sides()).through
