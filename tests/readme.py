@@ -7,9 +7,8 @@ from pathlib import Path
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 MARK = "<!-- runs -->"
-BLOCK = re.compile(
-    rf"{MARK}\n```(?P<language>sh|python|js)\n(?P<code>.*?)^```\n(?:\n*```text\n(?P<output>.*?)^```\n)?", re.S | re.M
-)
+AGENT_FRAMEWORK = "<!-- runs with Agent Framework -->"
+_BLOCK = r"\n```(?P<language>sh|python|js)\n(?P<code>.*?)^```\n(?:\n*```text\n(?P<output>.*?)^```\n)?"
 ANYTHING = "…"
 """In what README shows: any text; alone on a line: any lines."""
 BETWEEN_BLOCKS = "\x1e"
@@ -38,4 +37,10 @@ class Example:
         return re.fullmatch("".join(lines), re.sub(" +", " ", text)) is not None
 
 
-EXAMPLES = [Example(found["language"], found["code"], found["output"] or "") for found in BLOCK.finditer(README)]
+def examples(mark: str) -> list[Example]:
+    """The blocks that stand below this mark."""
+    found = re.finditer(re.escape(mark) + _BLOCK, README, re.S | re.M)
+    return [Example(one["language"], one["code"], one["output"] or "") for one in found]
+
+
+EXAMPLES = examples(MARK)

@@ -2,11 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import Program, framework_command, node_command, printed_by_node, started
+from programs import Program, framework_command, node_command, started
 from running import Running, Upstream
 from sides import TWIN, Side, Sides
 
@@ -34,18 +33,6 @@ def node(parts: AsyncExitStack) -> Callable[..., Awaitable[Program]]:
         return await started(parts, node_command(script, scene), base_url, arguments)
 
     return start
-
-
-@pytest.fixture
-def node_file(tmp_path: Path) -> Callable[[str], Awaitable[str]]:
-    """Run a whole Node module: what it prints."""
-
-    async def run(code: str) -> str:
-        script = tmp_path / "example.mjs"
-        script.write_text(code, encoding="utf-8")
-        return await printed_by_node(script)
-
-    return run
 
 
 @pytest.fixture

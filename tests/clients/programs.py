@@ -82,15 +82,28 @@ async def started(
     return program
 
 
-async def printed_by_node(script: Path) -> str:
-    """What a whole script prints, which finds Node's packages beside it; fails where the script does."""
-    _require(NODE_INSTALLED)
-    (script.parent / "node_modules").symlink_to(NODE_INSTALLED.parent)
-    process = await asyncio.create_subprocess_exec("node", script, env=_environment(), stdout=asyncio.subprocess.PIPE)
+async def printed(command: list[str | Path]) -> str:
+    """What a whole program prints; fails where the program does."""
+    process = await asyncio.create_subprocess_exec(*command, env=_environment(), stdout=asyncio.subprocess.PIPE)
     async with asyncio.timeout(PATIENCE_S):
         out, _ = await process.communicate()
     assert process.returncode == 0
     return out.decode()
+
+
+def node_module(folder: Path, code: str) -> list[str | Path]:
+    """How a module is run that finds Node's packages beside it."""
+    _require(NODE_INSTALLED)
+    (folder / "node_modules").symlink_to(NODE_INSTALLED.parent)
+    script = folder / "example.mjs"
+    script.write_text(code, encoding="utf-8")
+    return ["node", script]
+
+
+def framework_code(code: str) -> list[str | Path]:
+    """How code is run for one of Python's frameworks."""
+    _require(FRAMEWORKS_INSTALLED)
+    return [FRAMEWORKS_PYTHON, "-c", code]
 
 
 def node_command(script: str, scene: str) -> list[str | Path]:

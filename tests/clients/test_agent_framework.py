@@ -4,6 +4,8 @@ import asyncio
 import time
 
 import pytest
+from programs import framework_code, printed
+from readme import AGENT_FRAMEWORK, examples
 from stories import fetch, job, until
 
 from gateway.domain.facts import ClientPolled, Detached, Ended
@@ -313,3 +315,10 @@ async def test_an_agent_on_azure_is_served_at_azures_path(sides, framework):
         paths.append(side.upstream.simulator.asked("/responses", "POST")[0].path)
     assert paths[0] == paths[1]
     assert paths[0].startswith("/openai/v1/responses?api-version=")
+
+
+async def test_readmes_example_runs_as_it_stands(simulate, gateway_for):
+    gateway = await gateway_for((await simulate()).url)
+    (example,) = examples(AGENT_FRAMEWORK)
+    said_ = await printed(framework_code(example.code.replace("http://127.0.0.1:8080", gateway.url)))
+    assert example.prints(said_), said_

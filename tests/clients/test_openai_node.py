@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from programs import node_module, printed
 from readme import EXAMPLES
 from stories import ask, job, numbers, types, until
 
@@ -254,7 +255,7 @@ async def test_a_silence_longer_than_the_clients_patience_does_not_matter_here(s
 
 
 @pytest.mark.parametrize("example", [one for one in EXAMPLES if one.language == "js"], ids=["connect", "resume"])
-async def test_readmes_examples_for_node_run_as_they_stand(simulate, gateway_for, node_file, example):
+async def test_readmes_examples_for_node_run_as_they_stand(simulate, gateway_for, tmp_path, example):
     gateway = await gateway_for((await simulate()).url)
-    printed = await node_file(example.code.replace("http://127.0.0.1:8080", gateway.url))
-    assert example.prints(printed), printed
+    said_ = await printed(node_module(tmp_path, example.code.replace("http://127.0.0.1:8080", gateway.url)))
+    assert example.prints(said_), said_
