@@ -74,6 +74,7 @@ class Gateway:
             version=VERSION,
             upstream=settings.upstream,
             trust=settings.trust_traceparent,
+            believed_per_s=settings.trust_sampled_per_s,
             on_exported=self.metrics.spans_exported,
             on_dropped=self.metrics.spans_dropped,
         )

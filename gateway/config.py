@@ -218,6 +218,15 @@ class Settings(BaseModel):
     # One trace from caller to answer is the point, and clients are the operator's own applications.
     trust_traceparent: Literal["parent", "link", "ignore"] = "parent"
     """A client's traceparent is the parent of the gateway's spans, or a link of them, or is ignored (ignore)."""
+    # More than an application that records each of its traces makes; a client that floods the collector has to stop.
+    trust_sampled_per_s: Annotated[float, PlainValidator(reading.rate)] = 100.0
+    """So often a second a client's sampled flag is believed; beyond that the sampler decides as if there were none."""
+    # Prompts and answers are their users'; tracing backends are read by many and keep long.
+    capture_content: bool = False
+    """Put prompts and answers on spans."""
+    # What most backends show of an attribute.
+    capture_limit_bytes: Bytes = 16 * 2**10
+    """Largest captured prompt, answer or list of tools; beyond it texts are shortened."""
     # Each one multiplies the time series.
     max_models: Count = 50
     """Model names told apart in metrics; further ones count as other."""

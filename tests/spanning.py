@@ -7,6 +7,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.domain import facts
+from gateway.telemetry.generation import End
 from gateway.telemetry.tracing import Tracing
 
 GRACE_S = 60.0
@@ -17,7 +18,7 @@ async def tell(tracing: Tracing, told: Iterable[facts.Fact]) -> None:
     for fact in told:
         tracing.observe(fact)
         if isinstance(fact, facts.Ended) and tracing.due(fact.response, fact.late):
-            await tracing.send([(fact.response, fact.late)])
+            await tracing.send([End(fact.response, fact.late)])
 
 
 async def spans_after(told: Sequence[facts.Fact], environ: Mapping[str, str] | None = None, **options: Any) -> Any:

@@ -5,8 +5,9 @@ from lives import T, a_life, a_response
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.domain import facts
-from gateway.domain.response import Trace
+from gateway.domain.response import Caller, Trace
 from gateway.telemetry.tracing import Tracing
+from gateway.telemetry.trust import Budget
 
 GRACE_S = 60.0
 CALLER = f"00-{0xABC:032x}-{0xDEF:016x}-01"
@@ -154,3 +155,69 @@ async def test_the_service_is_called_as_the_standard_variables_say(variables: di
     tracing.observe(facts.Created(T, a_response()))
     await tracing.close(GRACE_S)
     assert memory.get_finished_spans()[0].resource.attributes["service.name"] == service
+
+
+class Clock:
+    """Seconds that pass by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_budget_is_a_seconds_worth_at_once_and_so_much_a_second_from_then_on() -> None:
+    clock = Clock()
+    budget = Budget(3.0, clock)
+    assert [budget.take() for _ in range(5)] == [True, True, True, False, False]
+    clock.now += 0.5
+    assert [budget.take() for _ in range(3)] == [True, False, False]
+    clock.now += 0.25
+    assert budget.take()
+    clock.now += 3600
+    assert [budget.take() for _ in range(4)] == [True, True, True, False]
+    clock.now -= 60
+    assert not budget.take(), "a clock that goes back gives nothing"
+    clock.now += 0.5
+    assert budget.take(), "and takes nothing"
+    assert Budget(0.1, clock).take(), "the first one is always believed"
+
+
+async def test_so_often_a_second_a_sampled_flag_is_believed_beyond_that_the_sampler_decides() -> None:
+    clock = Clock()
+    environ = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
+    tracing = Tracing(environ, exporter=InMemorySpanExporter, believed_per_s=2, clock=clock)
+    unsampled = tracing.draw(CALLER[:-2] + "00", None)
+    assert (unsampled.sampled, unsampled.remote_sampled) == (False, False)
+    traces = [tracing.draw(CALLER, "vendor=1") for _ in range(3)]
+    assert [trace.sampled for trace in traces] == [True, True, False]
+    beyond = traces[2]
+    assert (beyond.trace_id, beyond.remote_span_id, beyond.state, beyond.flags) == (0xABC, 0xDEF, "vendor=1", 0)
+    assert beyond.remote_sampled, "it is still what the caller said"
+    assert tracing.traceparent(beyond).endswith("-00")
+    clock.now += 0.5
+    assert tracing.draw(CALLER, None).sampled
+    await tracing.close(GRACE_S)
+
+
+async def test_polls_are_believed_as_often_and_take_nothing_from_creates() -> None:
+    environ = {"OTEL_TRACES_SAMPLER": "parentbased_always_off"}
+    tracing = Tracing(environ, exporter=InMemorySpanExporter, believed_per_s=2, clock=Clock())
+    assert [tracing.heard(CALLER, "vendor=1") for _ in range(3)] == [*[Caller(0xABC, 0xDEF, 1, "vendor=1")] * 2, None]
+    assert tracing.draw(CALLER, None).sampled
+    await tracing.close(GRACE_S)
+
+
+@pytest.mark.parametrize("traceparent", [None, "nonsense", CALLER[:-2] + "00"])
+async def test_a_request_without_a_sampled_span_of_its_client_gets_none(traceparent: str | None) -> None:
+    tracing = Tracing({}, exporter=InMemorySpanExporter)
+    assert tracing.heard(traceparent, None) is None
+    await tracing.close(GRACE_S)
+
+
+async def test_nor_where_callers_are_ignored_or_nothing_is_exported() -> None:
+    tracing = Tracing({}, exporter=InMemorySpanExporter, trust="ignore")
+    assert tracing.heard(CALLER, None) is None
+    await tracing.close(GRACE_S)
+    assert Tracing({}).heard(CALLER, None) is None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from gateway.domain.content import Content
 from gateway.domain.mode import Mode, Parameters
 
 
@@ -127,11 +128,11 @@ class Response:
     seconds by the gateway's clock; `completed_at` alone is by upstream's. `answered_at`: when upstream first answered
     the create. `request_id` names the create's request, `client_path` and `user_agent` are as its client sent them.
     `token_open`: a continuation token was shown and has not come back since; `ended_by`: who saw the end; `attended`:
-    whoever made the create was there to be told of it, on the create's own connection. `service_tier`: the one that was
-    used; `output_types`: the kinds of items in the final output; `previous_trace`: that of the response which this one
-    goes on from, where it is the same owner's. `path` and `query` are those of the create, upstream's side: retrieving
-    it is `GET {path}/{response_id}?{query}`. `tail` is the last position of its log (-1: empty) and belongs to the
-    store.
+    whoever made the create was there to be told of it, on the create's own connection. `content`: what was asked, where
+    it is captured; `service_tier`: the one that was used; `output_types`: the kinds of items in the final output;
+    `previous_trace`: that of the response which this one goes on from, where it is the same owner's. `path` and `query`
+    are those of the create, upstream's side: retrieving it is `GET {path}/{response_id}?{query}`. `tail` is the last
+    position of its log (-1: empty) and belongs to the store.
     """
 
     key: str
@@ -150,6 +151,7 @@ class Response:
     previous_response_id: str | None = None
     conversation: str | None = None
     parameters: Parameters = field(default_factory=Parameters)
+    content: Content | None = None
     previous_trace: Trace | None = None
     stored: bool = True
     background: bool = False

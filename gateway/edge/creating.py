@@ -4,11 +4,13 @@ A create that cannot be read, or recorded while the store is down, is passed thr
 """
 
 import asyncio
+import contextlib
 import uuid
+from dataclasses import replace
 
 from aiohttp import web
 
-from gateway.domain import mode
+from gateway.domain import content, mode
 from gateway.domain.continuation import Cursor, CursorForm, parse_token
 from gateway.domain.errors import StoreUnavailable, UpstreamCut
 from gateway.domain.facts import StoreFailed, Untracked
@@ -42,7 +44,8 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
         context.telemetry.emit([Untracked(context.clock(), "not_json")])
         return await forward(context, request, target, body=body)
     await require_owner(context, request, asked.previous_response_id)
-    request[ABOUT] = response = _response(context, request, target, asked)
+    response = await _for_spans(context, body, _response(context, request, target, asked))
+    request[ABOUT] = response
     call = _call(context, request, target, response, mode.without_cursor(body, asked))
     try:
         live, head = await context.tracker.create(response, call, credential(call.headers))
@@ -106,6 +109,21 @@ def _response(context: Context, request: web.Request, target: Target, asked: Ask
         request_id=request[REQUEST_ID],
         client_path=request.rel_url.raw_path,
         user_agent=product(request.headers.get("User-Agent")),
+    )
+
+
+async def _for_spans(context: Context, body: bytes, response: Response) -> Response:
+    """With what only spans need: what was said, and where the response which this one goes on from was traced."""
+    if not response.trace.sampled:
+        return response
+    settings, previous = context.settings, None
+    if response.previous_response_id is not None:
+        with contextlib.suppress(StoreUnavailable):
+            previous = await context.tracker.find(response.previous_response_id, response.owner)
+    return replace(
+        response,
+        content=content.asked(body, settings.capture_limit_bytes) if settings.capture_content else None,
+        previous_trace=previous.trace if previous is not None and previous.trace.sampled else None,
     )
 
 

@@ -12,11 +12,13 @@ Nothing waits for this: no request, no write, and a stop no longer than its limi
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.facts import Ended, Fact, StoreFailed
-from gateway.store.port import Store
+from gateway.store.port import Due, Store
+from gateway.telemetry.generation import End
 from gateway.telemetry.tracing import Tracing
 
 _FIRST_PAUSE_S: Final = 1.0
@@ -86,7 +88,7 @@ class Outbox:
                 self.owed = self.owed if self._after >= 0 else 0
                 self._after = -1
                 return True
-            if await self._tracing.send([(due.response, due.late) for due in ends], again=again):
+            if await self._tracing.send([await self._whole(due) for due in ends], again=again):
                 await self._store.settle([due.number for due in ends])
                 self.owed = max(self.owed - len(ends), 0)
                 self._size, self._failures = min(self._size * 2, self._tracing.batch), 0
@@ -99,6 +101,15 @@ class Outbox:
         self._failures += 1
         await self._count()
         return False
+
+    async def _whole(self, due: Due) -> End:
+        """An end with what was said, where that is captured, and as long as it is kept."""
+        if due.response.content is None:
+            return End(due.response, due.late)
+        record = await self._store.get(due.response.key)
+        body = await self._store.body(due.response.key)
+        content = record.content if record is not None else None
+        return End(replace(due.response, content=content), due.late, body.bytes if body and content else None)
 
     async def _count(self) -> None:
         """How much is due by the store's own count: less, where some went with its retention."""

@@ -98,9 +98,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """An end that telemetry has still to tell: the response as it was then. `number` orders such ends.
+    """An end that telemetry has still to tell: the response as it was then, without its content.
 
-    `late`: the terminal status that came after its tracking had been given up.
+    `number` orders such ends. `late`: the terminal status that came after its tracking had been given up.
     """
 
     number: int
@@ -208,9 +208,10 @@ class Store(Protocol):
     async def purge(self, now: float, *, retention_s: float, resume_window_s: float, tombstone_s: float) -> int:
         """Delete what is past its time; how many records it touched.
 
-        Log and body of a response with `stored=False` go `resume_window_s` after its end; every record, with whatever
-        it still has, `retention_s` after it, and so what is still due; tombstones after `tombstone_s`; attempts
-        `ATTEMPT_S` after they moved last. One call does a bounded part: one that touched none has nothing left to do.
+        Log, body and content of a response with `stored=False` go `resume_window_s` after its end; every record, with
+        whatever it still has, `retention_s` after it, and so does what is still due; tombstones after `tombstone_s`;
+        attempts `ATTEMPT_S` after they moved last. One call does a bounded part: one that touched none has nothing left
+        to do.
         """
 
     async def size(self) -> int:

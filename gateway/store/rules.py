@@ -194,7 +194,7 @@ def finish(
     counts = known.counts.plus(outcome.counts)
     response = replace(outcome.response, epoch=known.epoch, counts=counts, tail=last, logged=logged)
     entry = replace(entry, response=response, end=end)
-    ends = (*state.ends, (response, known.ended)) if outcome.due else state.ends
+    ends = (*state.ends, (_without_content(response), known.ended)) if outcome.due else state.ends
     return replace(state, entry=entry, tail=last, events=state.events + fresh, body=body or state.body, ends=ends), True
 
 
@@ -223,7 +223,8 @@ def expire(state: State, now: float, *, retention_s: float, resume_window_s: flo
     if entry.response.ended_at <= now - retention_s:
         return remove(state, now)
     if entry.kept and not entry.response.stored and entry.response.ended_at <= now - resume_window_s:
-        return replace(state, entry=replace(entry, kept=False)), True
+        response = replace(entry.response, content=None)
+        return replace(state, entry=replace(entry, response=response, kept=False)), True
     return state, False
 
 
@@ -231,6 +232,11 @@ def _fenced(entry: Entry, epoch: int) -> Entry:
     if epoch != entry.response.epoch:
         raise Fenced(f"the lease is at epoch {entry.response.epoch}, not {epoch}")
     return entry
+
+
+def _without_content(response: Response) -> Response:
+    """What was said goes when the record does, and so has no second place beside it."""
+    return response if response.content is None else replace(response, content=response.content.place)
 
 
 def _continuing(state: State, events: Sequence[Event], tail: int) -> tuple[Event, ...]:

@@ -9,7 +9,7 @@ Source: OpenTelemetry's "Environment Variable Specification".
 import importlib
 import logging
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 from urllib.parse import unquote
 
 from opentelemetry.sdk.resources import Resource
@@ -37,6 +37,7 @@ _SAMPLERS: Final[Mapping[str, Sampler]] = {
     "parentbased_always_off": DEFAULT_OFF,
 }
 _log = logging.getLogger(__name__)
+_Default = TypeVar("_Default", int, None)
 
 
 def endpoint(environ: Mapping[str, str]) -> str | None:
@@ -81,10 +82,12 @@ def resource(environ: Mapping[str, str], version: str) -> Resource:
     return Resource.create({names.SERVICE_NAME: names.SERVICE, names.SERVICE_VERSION: version, **named})
 
 
-def limit(environ: Mapping[str, str], what: str, default: int) -> int:
+def limit(environ: Mapping[str, str], what: str, default: _Default) -> int | _Default:
     """A limit of spans: `OTEL_SPAN_<what>_LIMIT`, or for attributes the one of everything, `OTEL_<what>_LIMIT`."""
-    general = whole_number(environ, f"OTEL_{what}_LIMIT", default) if what.startswith("ATTRIBUTE") else default
-    return whole_number(environ, f"OTEL_SPAN_{what}_LIMIT", general)
+    for name in (f"OTEL_SPAN_{what}_LIMIT", f"OTEL_{what}_LIMIT"):
+        if _text(environ, name) and (what.startswith("ATTRIBUTE") or "_SPAN_" in name):
+            return whole_number(environ, name, 0) or default
+    return default
 
 
 def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -6,7 +6,9 @@ document (`names.GENAI_CONVENTION`); finish reasons as OpenTelemetry's own instr
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from gateway.domain.content import answered
 from gateway.domain.response import Caller, Ending, Response, Status, Trace
 from gateway.telemetry import names
 from gateway.telemetry.span import Span, Value
@@ -24,18 +26,25 @@ _COMPACTION = "compaction"
 _OWNER_CHARACTERS = 8
 
 
-def ended(response: Response, *, late: bool, again: bool = False) -> Sequence[Span]:
-    """What is finished by an end; `late`: by a final status that came after the tracking was given up.
+@dataclass(frozen=True, slots=True)
+class End:
+    """An end to be told. `late`: a final status that came after the tracking was given up; `body`: the final object."""
 
-    `again`: with what was told before the end, too, by a process that may not have got it out.
-    """
+    response: Response
+    late: bool = False
+    body: bytes | None = None
+
+
+def ended(told: End, *, again: bool = False) -> Sequence[Span]:
+    """What is finished by an end. `again`: what was told before it, too, by a process that may not have got it out."""
+    response = told.response
     end = response.ended_at or response.created_at
-    if late:
+    if told.late:
         # The generation was exported when it was given up, and a span has one content: what came late is a child.
         attributes = {**result(response), **_usage(response), names.GATEWAY_SOURCE: response.ended_by}
         return (Span(names.SPAN_LATE, "child", "internal", end, end, attributes, once=True),)
     error = went_wrong(response)
-    attributes = {**request(response), **result(response), **_usage(response), **_story(response)}
+    attributes = {**request(response), **result(response), **_usage(response), **_story(response), **_content(told)}
     links = () if response.previous_trace is None else (link_to(response.previous_trace),)
     generation = Span(chat(response), "generation", "client", response.created_at, end, attributes, error, links)
     if response.answered_at is None:
@@ -186,6 +195,21 @@ def _usage(response: Response) -> dict[str, Value]:
     if not (response.attended and trace.remote_span_id is not None and trace.remote_sampled):
         return usage
     return {name.replace(names.GENAI_USAGE, names.GATEWAY_USAGE): tokens for name, tokens in usage.items()}
+
+
+def _content(told: End) -> dict[str, Value]:
+    """What was said, where it is captured and still kept."""
+    asked = told.response.content
+    if asked is None:
+        return {}
+    output, cut = (None, False) if told.body is None else answered(told.body, asked.limit)
+    return {
+        names.GENAI_INSTRUCTIONS: asked.instructions,
+        names.GENAI_INPUT: asked.input,
+        names.GENAI_OUTPUT: output,
+        names.GENAI_TOOLS: asked.tools,
+        names.GATEWAY_CONTENT_CUT: asked.cut or cut,
+    }
 
 
 def _story(response: Response) -> dict[str, Value]:

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from gateway.domain.content import shortened
 from gateway.domain.response import Caller, Trace
 from gateway.telemetry import names
 from gateway.telemetry.environment import limit, resource
@@ -43,6 +44,7 @@ class Builder:
         self._ids, self._trust = ids, trust
         self._resource, self._scope = resource(environ, version), InstrumentationScope(names.SCOPE, version)
         self._characters = limit(environ, "ATTRIBUTE_VALUE_LENGTH", _ATTRIBUTE_CHARACTERS)
+        self._content = limit(environ, "ATTRIBUTE_VALUE_LENGTH", None)
         self._attributes = limit(environ, "ATTRIBUTE_COUNT", _ATTRIBUTES)
         self._links = limit(environ, "LINK_COUNT", _LINKS)
         self._origin, self._server = _server(upstream)
@@ -66,7 +68,7 @@ class Builder:
             context=context,
             parent=parent,
             resource=self._resource,
-            attributes=self._bounded({name: self._clean(value) for name, value in attributes.items()}),
+            attributes=self._bounded({name: self._fit(name, value) for name, value in attributes.items()}),
             links=[Link(_elsewhere(caller)) for caller in callers[: self._links]],
             kind=_KINDS[span.kind],
             status=Status(StatusCode.UNSET if span.error is None else StatusCode.ERROR),
@@ -118,6 +120,12 @@ class Builder:
         bounded = BoundedAttributes(attributes=kept)
         bounded.dropped = len(known)
         return bounded
+
+    def _fit(self, name: str, value: Any) -> Any:
+        if name in names.CONTENT and isinstance(value, str):
+            # JSON that is cut anywhere is none; it has a limit of its own, of which a smaller one takes precedence.
+            return value if self._content is None else shortened(value, self._content)
+        return self._clean(value)
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):

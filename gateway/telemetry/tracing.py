@@ -40,7 +40,7 @@ from gateway.domain.response import Caller, Response, Trace
 from gateway.telemetry import names
 from gateway.telemetry.environment import endpoint, otlp_exporter, sampler, whole_number
 from gateway.telemetry.export import Sender, SpanQueue
-from gateway.telemetry.generation import ended, promoted
+from gateway.telemetry.generation import End, ended, promoted
 from gateway.telemetry.readable import Builder
 from gateway.telemetry.spans import spans_of
 from gateway.telemetry.trust import Budget, Trust, read_caller
@@ -179,18 +179,19 @@ class Tracing:
         """
         return self.exporting and (response.trace.sampled or late or promoted(response) is not None)
 
-    async def send(self, ends: Sequence[tuple[Response, bool]], *, again: bool = False) -> bool:
-        """Export what ends (response, whether late) finish; whether the collector took it. At most `batch` of them.
+    async def send(self, ends: Sequence[End], *, again: bool = False) -> bool:
+        """Export what ends finish; whether the collector took it. At most `batch` of them.
 
         `again`: with what was told before the end, too.
         """
         return self._sender is not None and await self._sender.send(lambda: self._of(ends, again=again))
 
-    def _of(self, ends: Sequence[tuple[Response, bool]], *, again: bool) -> Sequence[ReadableSpan]:
+    def _of(self, ends: Sequence[End], *, again: bool) -> Sequence[ReadableSpan]:
         built = []
-        for response, late in ends:
-            reason = None if response.trace.sampled else promoted(response) or ("late" if late else None)
-            for span in ended(response, late=late, again=again):
+        for end in ends:
+            response = end.response
+            reason = None if response.trace.sampled else promoted(response) or ("late" if end.late else None)
+            for span in ended(end, again=again):
                 if response.trace.sampled or span.place != "create":
                     built.append(self._builder.build(response.trace, span, promoted=reason))
         return built

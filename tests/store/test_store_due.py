@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from given import BEGAN, Clock, Opener, a_record, completed, ended, given_up, logged, rows
 
+from gateway.domain.content import Content
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Change, Counts, Response, Status
@@ -130,3 +131,20 @@ async def test_a_damaged_end_is_named_once_and_holds_up_no_other(opened: Opener,
     with pytest.raises(StoreUnavailable, match="The stored end of record 1 is damaged"):
         await store.due(limit=100)
     assert await due_in(store) == [whole]
+
+
+async def test_what_was_said_is_kept_in_one_place_and_goes_with_the_log(store: Store) -> None:
+    said = Content(1000, input="[]")
+    response = await store.create(a_record(stored=False, content=said))
+    assert await store.finish("key", replace(completed(response), due=True), tail=-1, epoch=1)
+    assert [due.content for due in await due_in(store)] == [said.place]
+
+    async def content() -> Content | None:
+        record = await store.get("key")
+        return record.content if record else None
+
+    assert await content() == said
+    while await store.purge(BEGAN + 21, retention_s=100, resume_window_s=10, tombstone_s=FOREVER_S):
+        pass
+    assert await content() is None
+    assert await store.owed() == 1
