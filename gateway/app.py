@@ -92,6 +92,8 @@ class Gateway:
         self.context = Context(
             settings, route, upstream, self.store, tracker, self.telemetry, self.tracing, clock, Readiness()
         )
+        self.metrics.read(names.IN_FLIGHT, lambda: self.context.in_flight.count)
+        self.metrics.read(names.UPSTREAM_REACHABLE, lambda: upstream.reachable)
         self._logs = logs
         self._parts = AsyncExitStack()
         self._clients: Listener | None = None

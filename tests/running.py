@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import aiohttp
 from aiohttp.test_utils import TestServer
 from openai import AsyncOpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import Gateway
 from gateway.config import Address
@@ -17,6 +19,7 @@ F = TypeVar("F")
 PATIENCE_S = 60.0
 """For what must happen; a loaded machine may take its time."""
 
+PREFIX = "responses_gateway_"
 ANYWHERE = Address("127.0.0.1", 0)
 
 # Scaled so that what takes minutes in production happens within a test.
@@ -79,6 +82,10 @@ class Upstream:
             return [event.sequence_number async for event in replay]
 
 
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+"""What a scrape shows: values by name, without the prefix of all, and labels."""
+
+
 class Running:
     """A gateway that listens, and what it observed."""
 
@@ -96,6 +103,17 @@ class Running:
         )
         self._clients.append(client)
         return client
+
+    async def scrape(self) -> Samples:
+        """A real scrape of the gateway's own metrics."""
+        async with aiohttp.ClientSession() as http, http.get(f"{self.ops_url}/metrics") as answer:
+            families = text_string_to_metric_families(await answer.text())
+        samples = [sample for family in families for sample in family.samples if sample.name.startswith(PREFIX)]
+        return {(one.name.removeprefix(PREFIX), frozenset(one.labels.items())): one.value for one in samples}
+
+    async def shown(self, name: str, **labels: str) -> float | None:
+        """One value of a scrape; None where there is no such series."""
+        return (await self.scrape()).get((name, frozenset(labels.items())))
 
     async def hang_up(self) -> None:
         """Close every client."""

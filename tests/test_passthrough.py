@@ -110,8 +110,16 @@ async def test_answers_without_a_body_keep_their_head(parts, gateway_for, reques
     assert len(upstream.asked) == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 429, 500, 502, 503, 529])
-async def test_upstreams_errors_are_the_clients(parts, gateway_for, status):
+@pytest.mark.parametrize(
+    ("status", "to_blame"),
+    [
+        *((status, "client") for status in (400, 401, 403, 404, 422)),
+        *((status, "upstream") for status in (408, 409, 429, 500, 502, 503, 529)),
+    ],
+)
+async def test_upstreams_errors_are_the_clients_to_see_and_whoever_caused_them_is_named(
+    parts, gateway_for, status, to_blame
+):
     error = b"HTTP/1.1 %d Whatever\r\nx-request-id: r\r\nretry-after: 7\r\nContent-Length: 5\r\n" % status
     upstream = await scripted_upstream(parts, answering(error + b"\r\nsorry"))
     gateway = await gateway_for(upstream.url)
@@ -120,7 +128,14 @@ async def test_upstreams_errors_are_the_clients(parts, gateway_for, status):
 
     assert unnamed(answer) == error + b"Connection: close\r\n\r\nsorry"
     served = await gateway.facts.wait_for(RequestServed)
-    assert (served.route, served.method, served.status, served.origin) == (Kind.OTHER, "GET", status, "upstream")
+    assert (served.route, served.method, served.status, served.origin) == (Kind.OTHER, "GET", status, to_blame)
+
+
+async def test_a_refused_credential_of_the_gateways_own_is_the_gateways_fault(parts, gateway_for):
+    upstream = await scripted_upstream(parts, answering(b"HTTP/1.1 401 Whatever\r\nContent-Length: 5\r\n\r\nsorry"))
+    gateway = await gateway_for(upstream.url, upstream_api_key="sk-revoked")
+    await exchange(parts, gateway.url, b"GET /v1/models HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n")
+    assert (await gateway.facts.wait_for(RequestServed)).origin == "gateway"
 
 
 async def test_compressed_bodies_stay_compressed_both_ways(parts, gateway_for):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from running import Running, Upstream
 from stories import STILL, Ahead, all_of, ask, fetch, job, live, until
 
@@ -44,16 +43,6 @@ async def recovered(gateway: Running, reason: Stuck) -> Recovered:
     return await gateway.facts.wait_for(Recovered, lambda fact: fact.reason is reason)
 
 
-async def scraped(gateway: Running, name: str, **labels: str) -> float | None:
-    """One sample of a real scrape."""
-    text = (await fetch(f"{gateway.ops_url}/metrics")).body.decode()
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name == f"responses_gateway_{name}" and sample.labels == labels:
-                return sample.value
-    return None
-
-
 async def surveyed(gateway: Running, matching: Callable[[Surveyed], bool]) -> None:
     """Wait for a walk that begins now and finds this."""
     before = len(gateway.facts.of(Surveyed))
@@ -74,8 +63,8 @@ async def test_whoever_looks_sees_the_same_stuck_response_until_it_is_cancelled(
     since = (await became(gateway, Stuck.QUEUED)).at
     await surveyed(gateway, lambda fact: fact.stuck == {Stuck.QUEUED: 1})
 
-    assert await scraped(gateway, "responses_stuck", reason="queued") == 1
-    assert await scraped(gateway, "responses_became_stuck_total", reason="queued") == 1
+    assert await gateway.shown("responses_stuck", reason="queued") == 1
+    assert await gateway.shown("responses_became_stuck_total", reason="queued") == 1
     story = (await fetch(f"{gateway.ops_url}/responses/{response_id}")).json
     assert story["stuck"] == {"reason": "queued", "since": since}
     await until(lambda: live(gateway, response_id).saved.stuck)
@@ -87,8 +76,8 @@ async def test_whoever_looks_sees_the_same_stuck_response_until_it_is_cancelled(
     assert turns(gateway) == [(BecameStuck, Stuck.QUEUED), (Recovered, Stuck.QUEUED)]
     assert ended.response.counts.stucks == 1
     await surveyed(gateway, lambda fact: not fact.stuck)
-    assert await scraped(gateway, "responses_stuck", reason="queued") == 0
-    assert await scraped(gateway, "responses_recovered_total", reason="queued") == 1
+    assert await gateway.shown("responses_stuck", reason="queued") == 0
+    assert await gateway.shown("responses_recovered_total", reason="queued") == 1
     assert (await fetch(f"{gateway.ops_url}/responses?stuck=true")).json["data"] == []
 
 
@@ -108,7 +97,7 @@ async def test_while_upstream_does_not_answer_its_responses_are_stuck_for_that(s
     await background(gateway)
     upstream.simulator.outage = 503
     await became(gateway, Stuck.UPSTREAM_UNREACHABLE)
-    assert await scraped(gateway, "upstream_expiry_timestamp_seconds") is None, "upstream keeps what is stored"
+    assert await gateway.shown("upstream_expiry_timestamp_seconds") is None, "upstream keeps what is stored"
     upstream.simulator.outage = None
     await recovered(gateway, Stuck.UPSTREAM_UNREACHABLE)
 
@@ -129,7 +118,7 @@ async def test_what_is_not_stored_expires_upstream_when_nobody_could_ask_for_it(
     heard_at = live(gateway, response_id).heard_at
     upstream.simulator.outage = 503
     await surveyed(gateway, lambda fact: fact.expires_at is not None)
-    shown = await scraped(gateway, "upstream_expiry_timestamp_seconds")
+    shown = await gateway.shown("upstream_expiry_timestamp_seconds")
     assert shown == live(gateway, response_id).heard_at + 1 >= heard_at + 1
     await became(gateway, Stuck.EXPIRED)
     upstream.simulator.outage = None
@@ -226,7 +215,7 @@ async def test_a_stuck_response_is_abandoned_where_the_setting_says_so(stage: St
     assert "on_stuck" in ended.response.error_message
     assert upstream.simulator.status(response_id) == "queued", "it runs on upstream"
     assert turns(gateway) == [(BecameStuck, Stuck.QUEUED), (Recovered, Stuck.QUEUED)]
-    assert await scraped(gateway, "responses_given_up_total", ending="abandoned", mode="background") == 1
+    assert await gateway.shown("responses_given_up_total", ending="abandoned", mode="background") == 1
 
 
 @pytest.mark.parametrize("on_stuck", ["cancel", "abandon"])

@@ -108,7 +108,7 @@ async def _opened(settings: Settings) -> int:
     store = open_store(settings, time.time)
     await store.open()
     try:
-        return await store.size()
+        return (await store.space()).bytes
     finally:
         await store.close()
 

@@ -5,6 +5,7 @@ The position is upstream's `sequence_number` while that ascends; `Numbering` giv
 
 import re
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -173,6 +174,16 @@ class Numbering:
             return replace(event, number=self.tail)
         frame = event.frame.replace(event.data, data, 1) if event.data in event.frame else encode(event.type, data)
         return replace(event, number=self.tail, frame=frame, data=data)
+
+
+def skipped(after: int, events: Sequence[Event]) -> list[tuple[int, int]]:
+    """Where numbers jump in a batch that continues the position `after`: (the one before, how many are missing)."""
+    gaps = []
+    for event in events:
+        if 0 <= after < event.number - 1:  # where the numbers begin is upstream's choice
+            gaps.append((after, event.number - after - 1))
+        after = event.number
+    return gaps
 
 
 def _read(frame: Frame) -> Event | None:

@@ -276,7 +276,7 @@ class StoreFailed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class Untracked(Fact):
-    """A create went upstream without being tracked; `reason`: store, not_json, limit. `mode` None: not readable."""
+    """A create went upstream without being tracked; `reason`: store, not_json. `mode` None: not readable."""
 
     reason: str
     mode: Mode | None = None

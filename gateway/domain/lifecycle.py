@@ -136,6 +136,9 @@ def observe(response: Response, snapshot: Snapshot, at: float) -> Step:
     changed = after.status is not response.status or snapshot.fingerprint != response.fingerprint
     if changed:
         after = _moved(after, at, fingerprint=snapshot.fingerprint)
+    if snapshot.has_output and after.first_output_at is None:
+        after = replace(after, first_output_at=at)
+        facts.append(FirstOutput(at, after))
     outcome = None
     if after.terminal:
         after = _ended(after, Ending.TERMINAL, at)

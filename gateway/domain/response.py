@@ -215,11 +215,15 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of a response's record: fields that are replaced, counts that are added, an owner that joined."""
+    """A change of a response's record: fields that are replaced, counts that are added, an owner that joined.
+
+    `once`: the change is made only while this count is 0, so that of all who make it one does.
+    """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     co_owner: str | None = None
+    once: str | None = None
 
     def applied(self, response: Response) -> Response:
         """The response after this change."""

@@ -33,6 +33,7 @@ class Snapshot:
     service_tier: str | None
     completed_at: float | None
     output_types: tuple[str, ...]
+    has_output: bool
     fingerprint: int
     raw: bytes
 
@@ -97,6 +98,7 @@ _NO_NAME = "?"
 _STATUSES = {str(status): status for status in Status}
 # More kinds of items are known of no output; a list without end has no place in a record.
 _OUTPUT_TYPES = 16
+_NO_OUTPUT_BYTES = len("null")
 
 _object = msgspec.json.Decoder(_Object)
 _life_cycle_event = msgspec.json.Decoder(_LifeCycleEvent)
@@ -128,6 +130,7 @@ def read_snapshot(body: bytes) -> Snapshot | None:
         service_tier=name(found.service_tier),
         completed_at=number(found.completed_at),
         output_types=_output_types(found.output) if known in TERMINAL else (),
+        has_output=memoryview(found.output).nbytes > _NO_OUTPUT_BYTES,
         fingerprint=zlib.crc32(found.usage, zlib.crc32(found.output)),
         raw=body,
     )

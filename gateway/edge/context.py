@@ -1,5 +1,6 @@
 """What every handler is given: the parts of the gateway, composed once at start."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -23,6 +24,28 @@ class Readiness:
     refusing: bool = False
 
 
+class InFlight:
+    """The requests of clients that are being answered: `count` of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __enter__(self) -> None:
+        self.count += 1
+        self._none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        if not self.count:
+            self._none.set()
+
+    async def ended(self) -> None:
+        """Wait until there are none."""
+        await self._none.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """The parts of a running gateway. `clock` gives unix seconds."""
@@ -36,6 +59,7 @@ class Context:
     tracing: Tracing
     clock: Callable[[], float]
     readiness: Readiness = field(default_factory=Readiness)
+    in_flight: InFlight = field(default_factory=InFlight)
 
 
 Handler = Callable[[Context, web.Request, Target], Awaitable[web.StreamResponse]]

@@ -50,7 +50,7 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
     try:
         live, head = await context.tracker.create(response, call, credential(call.headers))
     except StoreUnavailable as error:
-        return await _untracked(context, request, call, error)
+        return await _untracked(context, request, call, response.mode, error)
     try:
         with live.asked():
             return await _answered(context, request, live, head)
@@ -137,7 +137,9 @@ def _call(context: Context, request: web.Request, target: Target, response: Resp
     return Call(request.method, url(context.route, target.path, target.query), headers, body)
 
 
-async def _untracked(context: Context, request: web.Request, call: Call, error: StoreUnavailable) -> web.StreamResponse:
+async def _untracked(
+    context: Context, request: web.Request, call: Call, asked: Mode, error: StoreUnavailable
+) -> web.StreamResponse:
     """The store is down: straight through, or not at all, as `on_store_failure` says."""
     at = context.clock()
     context.telemetry.emit([StoreFailed(at, "create", error.message)])
@@ -146,7 +148,7 @@ async def _untracked(context: Context, request: web.Request, call: Call, error: 
             "The store is not available, so the response could not be tracked; try again.",
             headers={"Retry-After": "2"},
         ) from error
-    context.telemetry.emit([Untracked(at, "store")])
+    context.telemetry.emit([Untracked(at, "store", asked)])
     answer = await context.upstream.send(call)
     return await relay(context, request, answer, headers=[*client_headers(answer), _TRACKING_OFF])
 
@@ -163,6 +165,8 @@ async def _object(context: Context, live: Live, answer: Head, wait_s: float | No
         body = (live.body and live.body.bytes) or body
     made = whole(answer.status, headers, body, reason=answer.reason)
     polling.issue_token(context, live, made)
+    if live.response.terminal:
+        context.tracker.picked_up(live.response, "poll")
     return made
 
 

@@ -4,7 +4,6 @@ Rule: what the gateway itself refuses is raised, as a `GatewayError`; what a han
 more is upstream's answer. A client gets errors in OpenAI's shape, never a traceback. Called by `edge.server`.
 """
 
-import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -13,15 +12,17 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from gateway.domain.errors import BadRequest, Draining, GatewayError, Origin, error_body
+from gateway.domain.errors import BadRequest, Draining, GatewayError, Origin, error_body, origin_of
 from gateway.domain.facts import CLIENT_LEFT, ClientPolled, Detached, RequestServed
 from gateway.domain.identifiers import OTHER_METHOD, known_method
 from gateway.domain.response import Caller, Response
 from gateway.edge.context import Context
-from gateway.edge.passthrough import abort
+from gateway.edge.passthrough import BROKEN_BY, abort, received_bytes, sent_bytes
 from gateway.relay.routing import Kind, Target
 
 log = logging.getLogger("gateway")
+
+_EVENT_STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +44,21 @@ DETAIL: web.RequestKey[ClientPolled | Detached] = web.RequestKey("detail")
 _BEGUN = web.RequestKey("begun", Begun)
 
 
-class InFlight:
-    """The requests that are being answered."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._none = asyncio.Event()
-        self._none.set()
-
-    def __enter__(self) -> None:
-        self._count += 1
-        self._none.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self._count -= 1
-        if not self._count:
-            self._none.set()
-
-    async def ended(self) -> None:
-        """Wait until there are none."""
-        await self._none.wait()
-
-
-def around(context: Context, in_flight: InFlight) -> Middleware:
+def around(context: Context) -> Middleware:
     """The middleware."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = context.clock()
         request[REQUEST_ID] = new_request_id()
-        status: int = CLIENT_LEFT
+        response: web.StreamResponse | None = None
         origin: Origin | None = "client"
         try:
-            with in_flight:
+            with context.in_flight:
                 response, origin = await _answer(context, request, handler)
-            status = response.status
             return response
         finally:
-            _observe(context, request, began, status, origin)
+            _observe(context, request, response, began, origin)
 
     return middleware
 
@@ -133,7 +111,7 @@ async def _answer(context: Context, request: web.Request, handler: Handler) -> t
         if context.readiness.refusing:
             raise Draining("The gateway is shutting down; try again.", headers={"Retry-After": "1"})
         response = await handler(request)
-        return response, "upstream" if response.status >= 400 else None
+        return response, _blamed(context, request, response)
     except GatewayError as error:
         answer = error_answer(error.status, error.body(), error.code)
         answer.headers.update(error.headers)
@@ -163,11 +141,21 @@ async def _answer(context: Context, request: web.Request, handler: Handler) -> t
     return answer, origin
 
 
-def _observe(context: Context, request: web.Request, began: float, status: int, origin: Origin | None) -> None:
-    now = context.clock()
-    begun = request.get(_BEGUN)
+def _blamed(context: Context, request: web.Request, response: web.StreamResponse) -> Origin | None:
+    """Who is to blame for what a handler made of upstream's answer; what it raised says that of itself."""
+    if response.status >= 400:
+        return origin_of(status=response.status, own_credential=context.route.credential is not None)
+    return request.get(BROKEN_BY)
+
+
+def _observe(
+    context: Context, request: web.Request, response: web.StreamResponse | None, began: float, origin: Origin | None
+) -> None:
+    """Tell of a request. `response` None: its client left before the end, perhaps before the answer began."""
+    now, begun = context.clock(), request.get(_BEGUN)
+    status = CLIENT_LEFT if response is None else response.status
     if begun is not None and status == CLIENT_LEFT:
-        status, origin = begun.response.status, None
+        response, status, origin = begun.response, begun.response.status, None
     target, about = request.get(TARGET), request.get(ABOUT)
     # The span of a create is told when upstream has answered.
     asked = about is not None and target is not None and target.kind is not Kind.CREATE
@@ -181,6 +169,9 @@ def _observe(context: Context, request: web.Request, began: float, status: int, 
                 origin=origin,
                 seconds=(begun.at if begun is not None else now) - began,
                 lifetime=now - began,
+                streamed=begun is not None and begun.response.content_type == _EVENT_STREAM,
+                received_bytes=received_bytes(request),
+                sent_bytes=0 if response is None else sent_bytes(response),
                 request_id=request[REQUEST_ID],
                 response=about,
                 detail=request.get(DETAIL),

@@ -107,7 +107,7 @@ async def _store(context: Context) -> dict[str, Any]:
     problem: str | None = None
     try:
         async with asyncio.timeout(_STORE_S):
-            size = await context.store.size()
+            size = (await context.store.space()).bytes
     except StoreUnavailable as error:
         problem = error.message
     except TimeoutError:

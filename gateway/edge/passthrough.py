@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict
 
-from gateway.domain.errors import UpstreamError
+from gateway.domain.errors import Origin, UpstreamError
 from gateway.domain.headers import CREDENTIALS, Headers, to_client, to_upstream
 from gateway.edge.context import Context
 from gateway.relay import routing
@@ -25,6 +25,11 @@ from gateway.relay.upstream import Answer, Call
 _WRITE_BYTES = 64 * 1024
 _SET_BY_AIOHTTP = (hdrs.CONTENT_TYPE, hdrs.DATE, hdrs.SERVER)
 _AS_SENT = web.ResponseKey("as_sent", frozenset)
+_SENT_BYTES = web.ResponseKey("sent_bytes", int)
+RECEIVED_BYTES = web.RequestKey("received_bytes", int)
+"""What came on an upgraded connection, besides the request's body."""
+BROKEN_BY: web.RequestKey[Origin] = web.RequestKey("broken_by")
+"""Who broke off an answer that had begun well."""
 # So that proxies between gateway and client hand each event on at once, and unchanged.
 _STREAM_HEADERS: Headers = [("Cache-Control", "no-cache, no-transform"), ("X-Accel-Buffering", "no")]
 _REPLACED_ON_STREAMS = frozenset(name.lower() for name, _ in _STREAM_HEADERS)
@@ -73,7 +78,8 @@ async def relay(
         while chunk := await answer.chunk():
             await write(response, chunk, context.settings.write_timeout_s)
         await response.write_eof()
-    except UpstreamError:
+    except UpstreamError as error:
+        request[BROKEN_BY] = error.origin
         abort(request, flush_s=context.settings.write_timeout_s)
     except OSError:
         abort(request)
@@ -127,9 +133,24 @@ def client_headers(answer: Answer) -> Headers:
 
 async def write(response: web.StreamResponse, data: bytes, timeout_s: float) -> None:
     """Write part of a body. Raises TimeoutError when the client takes nothing for `timeout_s`, ConnectionError."""
+    response[_SENT_BYTES] = response.get(_SENT_BYTES, 0) + len(data)
     for start in range(0, len(data), _WRITE_BYTES):
         async with asyncio.timeout(timeout_s):
             await response.write(data[start : start + _WRITE_BYTES] if len(data) > _WRITE_BYTES else data)
+
+
+def sent_bytes(response: web.StreamResponse) -> int:
+    """The bytes of an answer's body: what was written of it, or what it is in one piece."""
+    if isinstance(response, web.Response) and isinstance(response.body, bytes):
+        return len(response.body)
+    written: int = response.get(_SENT_BYTES, 0)
+    return written
+
+
+def received_bytes(request: web.Request) -> int:
+    """The bytes of a request's body that have come."""
+    upgraded: int = request.get(RECEIVED_BYTES, 0)
+    return request.content.total_bytes + upgraded
 
 
 def abort(request: web.Request, *, flush_s: float = 0.0) -> None:

@@ -105,6 +105,8 @@ def _answer(
     if wait_s is not None:
         extra.append(preferences.granted("wait", wait_s))
     told(context, request, response, outcome, served)
+    if response.terminal:
+        context.tracker.picked_up(response, "poll")
     answer = whole(200, [*body.headers, *extra], body.bytes)
     if live is not None:
         issue_token(context, live, answer)

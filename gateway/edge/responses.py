@@ -39,7 +39,12 @@ Told = Callable[[Context, web.Request, Response, Answer, bytes], Awaitable[None]
 
 async def retrieve(context: Context, request: web.Request, target: Target) -> web.StreamResponse:
     """Answer a `GET /responses/{id}`: a poll, or with `stream=true` a stream from the cursor on."""
-    response = await owned(context, request, target.response_id)
+    try:
+        response = await owned(context, request, target.response_id)
+    except StoreUnavailable:
+        if asks_for_stream(request):
+            stream.refuse_resume(context, _cursor(request, target).form, "store")
+        raise
     if response is None and asks_for_stream(request):
         response = await proven(context, request, target)
     if response is None:
@@ -87,12 +92,7 @@ async def stream_log(
     context: Context, request: web.Request, target: Target, response: Response, live: Live | None
 ) -> web.StreamResponse:
     """Answer a `GET /responses/{id}?stream=true` from the log, from the cursor on."""
-    cursor: Cursor = read_cursor(
-        starting_after=request.query.get("starting_after"),
-        last_event_id=request.headers.get("Last-Event-ID"),
-        suffix=target.after,
-        accept=request.headers.get("Accept", ""),
-    )
+    cursor = _cursor(request, target)
     body = await context.store.body(response.key)
     headers = [("Content-Type", "text/event-stream; charset=utf-8")]
     if body is not None:
@@ -101,6 +101,15 @@ async def stream_log(
         _redeem(context, live, "resume", cursor.form)
     kind = "replay" if cursor.form is CursorForm.NONE else "resume"
     return await stream.serve(context, request, response, cursor, kind=kind, headers=headers)  # type: ignore[arg-type]
+
+
+def _cursor(request: web.Request, target: Target) -> Cursor:
+    return read_cursor(
+        starting_after=request.query.get("starting_after"),
+        last_event_id=request.headers.get("Last-Event-ID"),
+        suffix=target.after,
+        accept=request.headers.get("Accept", ""),
+    )
 
 
 async def _ask_for_stranger(context: Context, request: web.Request, target: Target, told: Told) -> web.StreamResponse:
@@ -195,9 +204,10 @@ async def _observed(context: Context, request: web.Request, response: Response, 
     snapshot = read_snapshot(body) if answer.ok else None
     if snapshot is None or snapshot.id != response.response_id:
         return
-    await context.tracker.ledger.observe(
-        context.tracker.held(response), snapshot, answer.headers, source=request.method.lower()
-    )
+    live = context.tracker.held(response)
+    await context.tracker.ledger.observe(live, snapshot, answer.headers, source=request.method.lower())
+    if live.response.terminal:
+        context.tracker.picked_up(live.response, "poll")
 
 
 async def _cancelled(context: Context, request: web.Request, response: Response, answer: Answer, body: bytes) -> None:

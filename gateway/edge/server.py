@@ -17,8 +17,8 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from gateway.config import Address
 from gateway.domain.errors import BadRequest, GatewayError, HeadersTooLarge
 from gateway.edge import cors, tickets, websocket
-from gateway.edge.context import Context, Handler
-from gateway.edge.middleware import TARGET, InFlight, around, error_answer, malformed, noting
+from gateway.edge.context import Context, Handler, InFlight
+from gateway.edge.middleware import TARGET, around, error_answer, malformed, noting
 from gateway.edge.passthrough import forward, settle_headers
 from gateway.relay import routing
 from gateway.relay.routing import Kind
@@ -52,10 +52,9 @@ def client_app(context: Context, handlers: Mapping[tuple[Kind, str], Handler]) -
             return await websocket.tunnel(context, request, target)
         return await handlers.get((target.kind, request.method), forward)(context, request, target)
 
-    in_flight = InFlight()
     # Handlers that read a body bound it themselves.
-    app = web.Application(middlewares=[around(context, in_flight)], client_max_size=0)
-    app[_IN_FLIGHT] = in_flight
+    app = web.Application(middlewares=[around(context)], client_max_size=0)
+    app[_IN_FLIGHT] = context.in_flight
     app[_MALFORMED] = malformed(context)
     app.on_response_prepare.append(noting(context))
     app.on_response_prepare.append(settle_headers)

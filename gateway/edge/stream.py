@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from gateway.domain.continuation import Cursor
-from gateway.domain.errors import Overloaded, StoreUnavailable, StreamExpired
+from gateway.domain.continuation import Cursor, CursorForm
+from gateway.domain.errors import GatewayError, Overloaded, StoreUnavailable, StreamExpired
 from gateway.domain.events import keepalive, nested_error
-from gateway.domain.facts import Attached, AttachKind, Detached, Left
+from gateway.domain.facts import Attached, AttachKind, Delivered, Detached, Left, ResumeRefusal, ResumeRefused
 from gateway.domain.headers import Headers, to_client
 from gateway.domain.identifiers import product
 from gateway.domain.response import Response
@@ -24,6 +24,7 @@ from gateway.edge.context import Context
 from gateway.edge.middleware import ABOUT, DETAIL, REQUEST_ID
 from gateway.edge.owners import caller
 from gateway.edge.passthrough import abort, write
+from gateway.relay.live import Live
 from gateway.store.follow import follow, preamble
 from gateway.store.port import Closed, End, Page
 
@@ -35,17 +36,24 @@ _GONE = End("response_deleted", "The events of this response were deleted while 
 # A store that is down for a moment is a pause for its readers; for longer, their connection is cut.
 _STORE_PATIENCE_S = 60.0
 _STORE_RETRY_S = 1.0
+_SAMPLE_EVERY_S = 1.0
+_REFUSALS: dict[type[Exception], ResumeRefusal] = {Overloaded: "overloaded", StoreUnavailable: "store"}
 
 
 @dataclass(slots=True)
 class _Progress:
-    """How far a reader has come. `event_at`: when it got the last event (loop time). `done`: it wants a `[DONE]`."""
+    """How far a reader has come. `event_at`: when it got the last event (loop time). `done`: it wants a `[DONE]`.
+
+    `keeps_up`: that was among the newest. `sample_at`: when the delivery of one is measured next.
+    """
 
     number: int
     event_at: float
     done: bool
     delivered: int = 0
     replayed: int = 0
+    keeps_up: bool = False
+    sample_at: float = 0.0
 
 
 async def serve(
@@ -60,14 +68,7 @@ async def serve(
     reason: str | None = None,
 ) -> web.StreamResponse:
     """Follow a log to its end. Raises `StreamExpired` and `Overloaded` before anything is written."""
-    if context.tracker.followers >= context.settings.max_followers:
-        raise Overloaded("The gateway serves as many streams as max_followers allows; try again.")
-    try:
-        first = await context.store.read(response.key, after=cursor.after)
-    except Closed as error:
-        raise StreamExpired(
-            "The events of this response are past their retention; retrieve it without stream."
-        ) from error
+    first = await _first_page(context, response, cursor)
     if cursor.event_source and first.end is not None and not first.frames:
         return web.Response(status=204)  # tells an EventSource to stop reconnecting
     answer = web.StreamResponse(status=status, reason=reason)
@@ -99,6 +100,8 @@ async def serve(
     finally:
         if left in ("client", "slow"):
             context.tracker.count(response.key, disconnects=1)
+        elif left == "end":
+            context.tracker.picked_up(response, "stream")
         request[ABOUT] = now = await context.tracker.newest(response)
         request[DETAIL] = detached = Detached(
             context.clock(),
@@ -119,6 +122,26 @@ async def serve(
     return answer
 
 
+async def _first_page(context: Context, response: Response, cursor: Cursor) -> Page:
+    try:
+        if context.tracker.followers >= context.settings.max_followers:
+            raise Overloaded("The gateway serves as many streams as max_followers allows; try again.")
+        return await context.store.read(response.key, after=cursor.after)
+    except Closed as error:
+        refuse_resume(context, cursor.form, "expired")
+        message = "The events of this response are past their retention; retrieve it without stream."
+        raise StreamExpired(message) from error
+    except GatewayError as error:
+        refuse_resume(context, cursor.form, _REFUSALS.get(type(error), "error"))
+        raise
+
+
+def refuse_resume(context: Context, form: CursorForm, reason: ResumeRefusal) -> None:
+    """A reader is not served; if it named a position, that is a resume which was refused."""
+    if form is not CursorForm.NONE:
+        context.telemetry.emit([ResumeRefused(context.clock(), reason)])
+
+
 async def _write(
     context: Context,
     request: web.Request,
@@ -127,7 +150,7 @@ async def _write(
     cursor: Cursor,
     progress: _Progress,
 ) -> Left:
-    timeout_s = context.settings.write_timeout_s
+    timeout_s, live = context.settings.write_timeout_s, context.tracker.live.get(response.key)
     async for page in _pages(context, response, cursor):
         if page.frames:
             data = b"".join(with_id(*frame) for frame in page.frames) if cursor.event_source else page.joined
@@ -148,7 +171,19 @@ async def _write(
             progress.event_at = time.monotonic()
             progress.delivered += len(page.frames)
             progress.replayed += sum(number <= response.tail for number, _ in page.frames)
+            _sample(context, live, progress)
     return "end"
+
+
+def _sample(context: Context, live: Live | None, progress: _Progress) -> None:
+    """Measure now and then how long events take to a reader that keeps up: it had the newest ones before, too."""
+    if live is None or progress.event_at < progress.sample_at:
+        return
+    arrived_at = live.arrived(progress.number)
+    if progress.keeps_up and arrived_at is not None:
+        progress.sample_at = progress.event_at + _SAMPLE_EVERY_S
+        context.telemetry.emit([Delivered(context.clock(), progress.event_at - arrived_at)])
+    progress.keeps_up = arrived_at is not None
 
 
 def _sign_of_life(progress: _Progress, keepalive_s: float) -> bytes:

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from gateway.domain.errors import UpstreamCut, UpstreamError, UpstreamTimeout, UpstreamUnreachable, WebSocketRefused
 from gateway.domain.headers import Headers
 from gateway.edge.context import Context
-from gateway.edge.passthrough import abort, as_sent, client_headers, relay, upstream_headers, write
+from gateway.edge.passthrough import RECEIVED_BYTES, abort, as_sent, client_headers, relay, upstream_headers, write
 from gateway.relay import routing
 from gateway.relay.routing import Target
 from gateway.relay.upstream import Answer
@@ -114,6 +114,7 @@ async def _join(context: Context, request: web.Request, response: web.StreamResp
         _copy(upstream.reader, to_client, then=client.reader),
         return_exceptions=True,
     )
+    request[RECEIVED_BYTES] = client.reader.total_bytes
     if any(isinstance(end, TimeoutError) for end in ends):
         abort(request)
 

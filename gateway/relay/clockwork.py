@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.config import Settings
 from gateway.domain.errors import GatewayError, StoreUnavailable
-from gateway.domain.facts import LoopLagged, Purged, StoreFailed
+from gateway.domain.facts import LoopLagged, Purged, StoreFailed, StoreMeasured
 from gateway.domain.lifecycle import Outcome, give_up
 from gateway.domain.models import ByModel
 from gateway.domain.response import Ending, Stuck
@@ -30,6 +30,7 @@ _SLICE = 100
 _WRITE_EVERY_S = 5.0  # what a crash may cost: when it last moved, and some counts
 _WRITTEN_AT_ONCE = 50
 _PROBE_EVERY_S = 0.25
+_MEASURE_EVERY_S = 15.0  # a usual pause between scrapes
 # What the response itself is in; the way to upstream may open again.
 _ABANDONED_FOR = STANDS_STILL | {Stuck.LOST, Stuck.EXPIRED}
 
@@ -109,6 +110,17 @@ class Clockwork:
             due = loop.time() + _PROBE_EVERY_S
             await asyncio.sleep(_PROBE_EVERY_S)
             self._telemetry.emit([LoopLagged(self._clock(), max(0.0, loop.time() - due))])
+
+    async def measure(self) -> None:
+        """Measure how much room the store takes and has left, again and again."""
+        while True:
+            try:
+                space = await self._store.space()
+                measured = StoreMeasured(self._clock(), space.bytes, space.free_bytes, space.capacity_bytes)
+                self._telemetry.emit([measured])
+            except StoreUnavailable as error:
+                self._failed("space", error)
+            await asyncio.sleep(_MEASURE_EVERY_S)
 
     async def write(self, live: Live) -> None:
         """Write down what the store does not have yet of a response."""

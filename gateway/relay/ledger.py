@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import TERMINAL_EVENT, Event, synthesised_terminal
-from gateway.domain.facts import Appended, Created, Ended, Fact, StoreFailed
+from gateway.domain.facts import Appended, Created, Ended, Fact, Observed, PickedUp, StoreFailed
 from gateway.domain.headers import Headers, kept_with_snapshot, request_id
 from gateway.domain.lifecycle import Outcome, observe, receive
 from gateway.domain.response import Body, Change, Response, Status, Stuck, difference
@@ -48,6 +48,7 @@ class Ledger:
             # First, so that whoever has read the id from the log can ask for it.
             named = Change({"response_id": step.response.response_id})
             await self._store.change(live.key, named, epoch=live.epoch)
+        live.batches.append((events[-1].number, live.arrived_at))
         await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
         if live.response.ended:
             return
@@ -193,6 +194,16 @@ class Ledger:
         self._telemetry.emit(_become(live, replace(live.response, stuck=None, stuck_at=None), self._clock()))
         self._on_end(live)
         await self._store.delete(live.key)
+
+    async def picked_up(self, key: str, by: Observed) -> None:
+        """A client has learnt that a background response ended: told once per response, whoever else learns it."""
+        response = await self._store.get(key)
+        if response is None or not response.terminal or not response.mode.background or response.counts.pickups:
+            return
+        at = self._clock()
+        first = Change(counts={"pickups": 1}, once="pickups")
+        if await self._store.change(key, first, epoch=response.epoch):
+            self._telemetry.emit([PickedUp(at, response, by, max(0.0, at - response.status_at))])
 
     async def note_co_owner(self, response: Response, owner: str) -> None:
         """Somebody else has proven to own this response too."""

@@ -1,6 +1,7 @@
 """A response that this process holds: its newest value, and who waits for it to change."""
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,9 @@ from gateway.domain.headers import Headers
 from gateway.domain.response import Body, Response, Status
 from gateway.domain.stuck import Contact
 
+# A reader is woken while the next batch is being logged already.
+_BATCHES = 4
+
 
 @dataclass(slots=True, eq=False)
 class Live:
@@ -18,8 +22,9 @@ class Live:
     `response` is the newest value, `saved` the one that the store has; `unsaved` are counts not yet added there.
     `credential` are the newest owner's headers, in memory only; None: the response waits for its owner. `spare` are
     those before: an owner may come back with an old credential that upstream does not take any more.
-    `created`: upstream has answered the create. `logged_bytes`: what this process has logged of it. `written_at`: when
-    its changes were last written down by the clock (loop time).
+    `created`: upstream has answered the create. `logged_bytes`: what this process has logged of it.
+    `arrived_at`: when upstream's last bytes came; `batches`: the last ones that went to the log, each its last position
+    and when its bytes came; `written_at`: when its changes were last written down by the clock (all loop time).
     `shown`: the status that a client's poll saw last.
     `connected`: a pump reads upstream for it just now. `heard_at`: when upstream last answered for it (unix seconds);
     `reachable`: it did at the last try; `misses`: 404s in a row, since `missed_since` (loop time). `polls`: how often
@@ -53,6 +58,8 @@ class Live:
     misses: int = 0
     created: bool = False
     logged_bytes: int = 0
+    arrived_at: float = 0.0
+    batches: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_BATCHES))
     written_at: float = 0.0
     shown: Status | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -106,6 +113,10 @@ class Live:
         """They were not written after all."""
         for name, by in counts.items():
             self.unsaved[name] = self.unsaved.get(name, 0) + by
+
+    def arrived(self, number: int) -> float | None:
+        """When the bytes came of the batch that ends with this number (loop time), if it is among the newest."""
+        return next((at for last, at in self.batches if last == number), None)
 
     def open_token(self) -> None:
         """A continuation token was shown to a client."""

@@ -114,7 +114,7 @@ class Poller:
             heapq.heappop(self._queue)
             await self._slots.acquire()
             self._next_slot = max(self._next_slot, time.monotonic()) + 1 / self._settings.poll_budget_per_s
-            self._start(live).add_done_callback(lambda _: self._slots.release())
+            self._start(live, lag=time.monotonic() - due).add_done_callback(lambda _: self._slots.release())
 
     async def poll(self, live: Live) -> tuple[Polled, bool]:
         """Ask upstream now, or share the asking under way: (its answer, whether it was shared).
@@ -145,13 +145,13 @@ class Poller:
         """Upstream has asked this credential for patience."""
         return self._slow_until.get(_payer(live.credential), 0.0) > time.monotonic()
 
-    def _start(self, live: Live) -> "asyncio.Task[Polled]":
+    def _start(self, live: Live, lag: float | None = None) -> "asyncio.Task[Polled]":
         if live.polling is None:
-            live.polling = self._spawn(self._ask(live), "poll")
+            live.polling = self._spawn(self._ask(live, lag), "poll")
             live.polling.add_done_callback(lambda _: _done(live))
         return live.polling
 
-    async def _ask(self, live: Live) -> Polled:
+    async def _ask(self, live: Live, lag: float | None) -> Polled:
         began, at, before = time.monotonic(), self._clock(), live.response.status
         outcome: PollOutcome = "error"
         status, credential = 0, live.credential
@@ -178,7 +178,7 @@ class Poller:
             if status == _TOO_MANY:
                 self._slow(live, credential, retry_after)
             took, news = time.monotonic() - began, live.response.status is not before
-            polled = UpstreamPolled(at, live.response, outcome, status, took, news=news, failures=live.failures)
+            polled = UpstreamPolled(at, live.response, outcome, status, took, lag, news=news, failures=live.failures)
             self._telemetry.emit([polled])
             live.failures = live.failures + 1 if outcome == "error" else 0
             live.polls += 1

@@ -14,14 +14,15 @@ restarted. Started by the tracker, as that response's task.
 import asyncio
 import contextlib
 import random
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.config import Settings
 from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError
-from gateway.domain.events import ERROR, Event, Numbering, same_event
-from gateway.domain.facts import Contradicted, Reattached, StoreFailed, UpstreamCut
+from gateway.domain.events import ERROR, Event, Numbering, same_event, skipped
+from gateway.domain.facts import Contradicted, NumbersSkipped, Reattached, StoreFailed, UpstreamCut
 from gateway.domain.lifecycle import failed_by_error_event, give_up
 from gateway.domain.response import Ending
 from gateway.domain.sse import Decoder, EventTooLarge, Frame
@@ -101,6 +102,7 @@ class Pump:
             while not live.response.ended:
                 chunk = await self._chunk(answer, reading)
                 if chunk:
+                    live.arrived_at = time.monotonic()
                     reading.frames += reading.decoder.feed(chunk)
                 elif chunk is not None:
                     reading.frames += reading.decoder.end()
@@ -151,8 +153,11 @@ class Pump:
                     reading.unlogged = await self._judged(live, reading.suspect, numbering)
                     reading.suspect = None
                 elif reading.frames:
+                    after = numbering.tail
                     reading.unlogged, reading.suspect = numbering.place(reading.frames)
                     self._note_numbering(live, numbering)
+                    if numbering.tail - after > len(reading.unlogged):
+                        self._note_skipped(live, after, reading.unlogged)
                 else:
                     return
             except StoreUnavailable as error:
@@ -177,6 +182,10 @@ class Pump:
             live.response = replace(live.response, own_numbers=True, upstream_number=numbering.upstream)
             detail = f"after {numbering.upstream}"
             self._telemetry.emit([Contradicted(self._clock(), live.response, "own_numbers", detail)])
+
+    def _note_skipped(self, live: Live, after: int, events: Sequence[Event]) -> None:
+        at, response = self._clock(), live.response
+        self._telemetry.emit(NumbersSkipped(at, response, *gap) for gap in skipped(after, events))
 
     async def _attach_again(self, live: Live, numbering: Numbering, fruitless: int) -> Answer | None:
         """An open stream after the last number; None where the poller has to go on, or the response has ended."""

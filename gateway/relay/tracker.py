@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from gateway.config import Settings
 from gateway.domain.errors import Overloaded, StoreUnavailable
-from gateway.domain.facts import StoreFailed, TakenUp
+from gateway.domain.facts import Observed, StoreFailed, TakenUp
 from gateway.domain.headers import Headers
 from gateway.domain.lifecycle import died_with_the_process
 from gateway.domain.response import Response
@@ -88,6 +88,7 @@ class Tracker:
             (clockwork.walk, "walk"),
             (clockwork.purge, "purge"),
             (clockwork.probe, "probe"),
+            (clockwork.measure, "measure"),
         ):
             self.spawn(self._always(work, name), name)
 
@@ -183,6 +184,11 @@ class Tracker:
         if live := self.live.get(key):
             live.count(**increments)
 
+    def picked_up(self, response: Response, by: Observed) -> None:
+        """A client was shown that a response has ended, or has read its stream to the end."""
+        if response.mode.background and not response.counts.pickups:
+            self.spawn(self._pick_up(response.key, by), "pick up")
+
     async def newest(self, response: Response) -> Response:
         """The newest value of a response."""
         live = self.live.get(response.key)
@@ -269,6 +275,12 @@ class Tracker:
             except Exception:
                 _log.exception("%s failed; it goes on", name)
             await asyncio.sleep(_AFTER_FAILURE_S)
+
+    async def _pick_up(self, key: str, by: Observed) -> None:
+        try:
+            await self.ledger.picked_up(key, by)
+        except StoreUnavailable as error:
+            self._telemetry.emit([StoreFailed(self._clock(), "change", error.message)])
 
     async def _unmake(self, response: Response) -> None:
         try:

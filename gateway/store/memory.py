@@ -17,7 +17,7 @@ from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
 from gateway.store import rules
-from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query
+from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query, Space
 from gateway.store.tail import Tail
 
 _T = TypeVar("_T")
@@ -178,9 +178,10 @@ class MemoryStore:
             touched += sum(self._write(self._held[key], forget) for key in tuple(keys))
         return touched
 
-    async def size(self) -> int:
+    async def space(self) -> Space:
         """Bytes of events and bodies."""
-        return sum(held.log.bytes + (len(held.body.bytes) if held.body else 0) for held in self._held.values())
+        taken = sum(held.log.bytes + (len(held.body.bytes) if held.body else 0) for held in self._held.values())
+        return Space(taken)
 
     def _check(self) -> None:
         if self._closed:

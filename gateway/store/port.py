@@ -109,6 +109,15 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
+class Space:
+    """Room in bytes: what the store takes, what its disk has left, and has in all. None: it is not on a disk."""
+
+    bytes: int
+    free_bytes: int | None = None
+    capacity_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """Which records to list: newest first, from `before` (a key; exclusive) on, `limit` at the most."""
 
@@ -146,6 +155,7 @@ class Store(Protocol):
     async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
         """Apply a change, with a newer body if there is one. False: nothing was changed. Raises `Fenced`.
 
+        A change that is made `once` is not made where its count is above 0 already: of all who try, one gets True.
         Of a response that has ended only counts and co-owners change: what a slower writer still thinks is not taken.
         The response id, once set, is found by `find` for the record's owner and every co-owner.
         """
@@ -214,5 +224,5 @@ class Store(Protocol):
         to do.
         """
 
-    async def size(self) -> int:
-        """Bytes that the store occupies."""
+    async def space(self) -> Space:
+        """What it takes and what there is left."""

@@ -149,6 +149,8 @@ def change(state: State, change: Change, *, epoch: int, body: Body | None) -> tu
     entry = _fenced(state.entry, epoch)
     if entry.response.ended:
         change, body = replace(change, fields={}), None
+    if change.once is not None and getattr(entry.response.counts, change.once):
+        return state, False
     if "ending" in change.fields:
         raise ValueError("only finish ends a response")
     if change.empty and body is None:

@@ -5,6 +5,7 @@ memory is never behind the file, so what is in memory is not read.
 """
 
 import asyncio
+import shutil
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,7 +22,7 @@ from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
 from gateway.store import rules, sqlite_attempts, sqlite_due, sqlite_rows
-from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query, Unusable
+from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query, Space, Unusable
 from gateway.store.rules import State
 from gateway.store.sqlite_rows import Row
 from gateway.store.sqlite_thread import CLOSED, Held, Rule, SqliteThread
@@ -200,11 +201,10 @@ class SqliteStore:
             touched += await self._thread.ask(forget, until, _PURGED_PER_CALL)
         return touched
 
-    async def size(self) -> int:
-        """Bytes of the file and its write-ahead log."""
+    async def space(self) -> Space:
+        """Bytes of the file and its write-ahead log, and of the disk that they are on."""
         self._thread.check()
-        files = (self._path, Path(f"{self._path}-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return await asyncio.to_thread(_space, self._path)
 
     @asynccontextmanager
     async def _turn(self, name: str, *, wait: bool) -> AsyncIterator[None]:
@@ -300,3 +300,13 @@ class SqliteStore:
             reading = self._reading[place] = self._thread.ask(sqlite_rows.frames_of, rid, key, after, limit)
             reading.add_done_callback(lambda _: self._reading.pop(place))
         return await asyncio.shield(reading)
+
+
+def _space(path: Path) -> Space:
+    files = (path, Path(f"{path}-wal"))
+    try:
+        taken = sum(file.stat().st_size for file in files if file.exists())
+        disk = shutil.disk_usage(path.parent)
+    except OSError as error:
+        raise StoreUnavailable(f"The store's disk cannot be asked: {error.strerror}.") from error
+    return Space(taken, disk.free, disk.total)

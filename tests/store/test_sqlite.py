@@ -207,7 +207,7 @@ async def test_no_event_of_a_log_that_is_gone_stays_in_the_file(opened: Opener, 
 async def test_what_could_not_be_deleted_at_once_goes_with_the_next_purge(opened: Opener, path: Path) -> None:
     store = await opened()
     await logged(store, last=5)
-    store._sweep = store.size  # type: ignore[method-assign,assignment]  # as if the process had died here
+    store._sweep = store.space  # type: ignore[method-assign,assignment]  # as if the process had died here
     await store.delete("key")
     store = await opened()
     await store.create(a_record("new"))

@@ -277,10 +277,10 @@ async def test_much_that_is_past_its_time_goes_call_by_call(store: Store, clock:
 
 
 async def test_a_store_knows_its_size(store: Store) -> None:
-    before = await store.size()
+    before = (await store.space()).bytes
     await store.create(a_record())
     await store.append("key", events(*range(1000)), tail=-1, epoch=1)
-    assert await store.size() > before + 20_000
+    assert (await store.space()).bytes > before + 20_000
 
 
 async def test_a_store_has_a_secret_to_hash_owners_with(store: Store) -> None:

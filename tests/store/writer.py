@@ -51,7 +51,7 @@ async def fill_the_disk(store: Store) -> None:
     await store.create(a_record())
     tail = -1
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (await store.size(), most))
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((await store.space()).bytes, most))
     try:
         while True:
             await store.append("key", events(tail + 1), tail=tail, epoch=1)
