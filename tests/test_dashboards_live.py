@@ -27,20 +27,6 @@ IMPATIENT: dict[str, Any] = {"patience_s": 0.3, "patience_polled_s": 0.3, "linge
 
 MAY_BE_EMPTY = {
     "responses_gateway_upstream_expiry_timestamp_seconds": "the simulator forgets nothing by itself",
-    **dict.fromkeys(
-        (
-            "responses_gateway_event_loop_lag_seconds",
-            "responses_gateway_http_requests_in_flight",
-            "responses_gateway_http_stream_lifetime_seconds",
-            "responses_gateway_upstream_poll_lag_seconds",
-            "responses_gateway_store_",
-            "responses_gateway_generation_spans_due",
-            "responses_gateway_event_delivery_seconds",
-            "responses_gateway_completion_pickup_seconds",
-            "responses_gateway_upstream_reachable",
-        ),
-        "it is not observed yet",
-    ),
 }
 """By a part of the question: why there may be no answer."""
 

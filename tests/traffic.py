@@ -54,6 +54,7 @@ async def _resumed(gateway: Running, upstream: Upstream) -> None:
     read = await some(await client.responses.create(**job(delta_count=200, duration_s=20)), 5)
     response_id = read[0]["response"]["id"]
     url = f"{gateway.url}/v1/responses/{response_id}"
+    await fetch(url)  # which shows a continuation token
     await asyncio.gather(
         all_of(await client.responses.retrieve(response_id, stream=True, starting_after=4)),
         fetch(f"{url}~4?stream=true"),
