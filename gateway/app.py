@@ -90,7 +90,16 @@ class Gateway:
         upstream = Upstream(timeouts, header_limit=settings.header_limit_bytes)
         tracker = Tracker(settings, route, upstream, self.store, self.telemetry, clock, holder=uuid.uuid4().hex)
         self.context = Context(
-            settings, route, upstream, self.store, tracker, self.telemetry, self.tracing, clock, Readiness()
+            settings,
+            route,
+            upstream,
+            self.store,
+            tracker,
+            self.telemetry,
+            self.tracing,
+            self.outbox,
+            clock,
+            Readiness(),
         )
         self.metrics.read(names.IN_FLIGHT, lambda: self.context.in_flight.count)
         self.metrics.read(names.UPSTREAM_REACHABLE, lambda: upstream.reachable)

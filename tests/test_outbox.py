@@ -7,16 +7,17 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
-from lives import T, a_response, ended
+from lives import TRACE, T, a_response, ended
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from running import PATIENCE_S, Recorder
 
 from gateway.domain.facts import StoreFailed
 from gateway.domain.lifecycle import Outcome
-from gateway.domain.response import Response, Status
+from gateway.domain.response import Response, Status, Usage
 from gateway.relay import outbox as outbox_module
 from gateway.relay.outbox import Outbox
 from gateway.store.memory import MemoryStore
@@ -35,11 +36,16 @@ class Collector:
         self.takes: Callable[[list[str]], bool] = lambda keys: True
         self.batches: list[list[str]] = []
         self.taken: list[str] = []
+        self.usage: dict[str, list[str]] = {}
         self.open = Event()
         self.open.set()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        keys = [str((span.attributes or {})["gateway.key"]) for span in spans if span.name == CHAT]
+        told = [span.attributes or {} for span in spans if span.name == CHAT]
+        keys = [str(one["gateway.key"]) for one in told]
+        self.usage.update(
+            (key, sorted(n for n in one if ".usage.input" in n)) for key, one in zip(keys, told, strict=True)
+        )
         self.batches.append(keys)
         self.open.wait(PATIENCE_S)
         if not self.takes(keys):
@@ -79,9 +85,9 @@ class House:
         self.outbox = Outbox(store, self.tracing, lambda facts: self.telemetry.emit(facts), lambda: T)
         self.telemetry = Telemetry([self.recorder, self.outbox.observe], due=self.tracing.due)
 
-    async def end(self, key: str) -> Response:
+    async def end(self, key: str, **changes: Any) -> Response:
         """A response that ends, as the ledger ends it."""
-        fact = ended(Status.COMPLETED, key=key, response_id=f"resp_{key}")
+        fact = ended(Status.COMPLETED, key=key, response_id=f"resp_{key}", **changes)
         await self.store.create(a_response(key=key))
         outcome = Outcome(fact.response, None, closes_log=False, due=self.telemetry.due(fact.response, late=False))
         assert await self.store.finish(key, outcome, tail=-1, epoch=1)
@@ -264,3 +270,53 @@ def test_an_exporter_of_telemetry_that_raises_ends_no_response() -> None:
     assert not telemetry.due(a_response(), late=False)
     assert not telemetry.due(a_response(), late=False)
     assert removed == [broken]
+
+
+ATTENDED: dict[str, Any] = {
+    "attended": True,
+    "trace": replace(TRACE, remote_span_id=0xDEF, remote_sampled=True),
+    "usage": Usage(input=7),
+}
+"""Of a caller that records its own span, and is there at the end."""
+
+
+async def test_what_a_caller_may_count_itself_waits_until_its_answer_is_over(build: Build) -> None:
+    house = await build()
+    for key in ("told", "left", "reads"):
+        await house.end(key, **ATTENDED)
+    await house.end("alone")
+    async with asyncio.timeout(PATIENCE_S):
+        while house.collector.taken != ["alone"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    house.outbox.answered("told", told=True)
+    house.outbox.answered("left", told=False)
+    house.outbox.answered("nobody", told=False)
+    async with asyncio.timeout(PATIENCE_S):
+        while await house.store.owed() > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    assert house.collector.usage == {
+        "alone": [],
+        "told": ["gateway.usage.input_tokens"],
+        "left": ["gen_ai.usage.input_tokens"],
+    }
+    # A stop waits for nobody.
+    await house.outbox.close(PATIENCE_S)
+    assert house.collector.usage["reads"] == ["gateway.usage.input_tokens"]
+
+
+async def test_that_the_caller_left_is_written_before_it_is_told(build: Build) -> None:
+    house = await build(working=False)
+    await house.end("left", **ATTENDED)
+    house.outbox.answered("left", told=False)
+    house.collector.takes = lambda keys: False
+    await house.outbox.close(PATIENCE_S)
+    (due,) = await house.store.due(limit=9)
+    assert not due.response.attended
+
+
+async def test_a_caller_that_reads_for_ever_keeps_no_span_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "_ANSWERED_S", 0.01)
+    house = await build()
+    await house.end("reads", **ATTENDED)
+    await house.settled()
+    assert house.collector.usage == {"reads": ["gateway.usage.input_tokens"]}

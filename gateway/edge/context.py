@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from gateway.config import Settings
+from gateway.relay.outbox import Outbox
 from gateway.relay.routing import Route, Target
 from gateway.relay.tracker import Tracker
 from gateway.relay.upstream import Upstream
@@ -57,6 +58,7 @@ class Context:
     tracker: Tracker
     telemetry: Telemetry
     tracing: Tracing
+    outbox: Outbox
     clock: Callable[[], float]
     readiness: Readiness = field(default_factory=Readiness)
     in_flight: InFlight = field(default_factory=InFlight)

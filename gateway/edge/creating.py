@@ -13,7 +13,7 @@ from aiohttp import web
 from gateway.domain import content, mode
 from gateway.domain.continuation import Cursor, CursorForm, parse_token
 from gateway.domain.errors import StoreUnavailable, UpstreamCut
-from gateway.domain.facts import StoreFailed, Untracked
+from gateway.domain.facts import Detached, StoreFailed, Untracked
 from gateway.domain.headers import Headers, credential
 from gateway.domain.identifiers import identifier, product
 from gateway.domain.mode import Asked, Mode
@@ -21,7 +21,7 @@ from gateway.domain.response import Response
 from gateway.edge import polling, preferences, stream
 from gateway.edge.bodies import read_body, whole
 from gateway.edge.context import Context
-from gateway.edge.middleware import ABOUT, REQUEST_ID
+from gateway.edge.middleware import ABOUT, DETAIL, REQUEST_ID
 from gateway.edge.owners import owner_of, read_reference, require_owner
 from gateway.edge.passthrough import client_headers, forward, received, relay, upstream_headers
 from gateway.relay.creation import Head
@@ -51,11 +51,16 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
         live, head = await context.tracker.create(response, call, credential(call.headers))
     except StoreUnavailable as error:
         return await _untracked(context, request, call, response.mode, error)
+    told = False
     try:
         with live.asked():
-            return await _answered(context, request, live, head)
+            made = await _answered(context, request, live, head)
+        read = request.get(DETAIL)
+        told = not isinstance(read, Detached) or read.how == "end"
+        return made
     finally:
         request[ABOUT] = live.response
+        context.outbox.answered(live.key, told=told)
 
 
 async def _answered(

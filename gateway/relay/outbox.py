@@ -6,11 +6,15 @@ often it is sent, for what is sent is made of what was written. A batch that the
 the next one is tried after a pause, half as large, down to a single end, and then with the one behind it. So neither a
 batch that is too large nor an end that is refused holds up the others for ever.
 
+Who counts the tokens in the caller's trace is known when the create's own answer is over: a caller that was there at
+the end but left before it was told counts none. Until then such an end waits, and what changes is written first.
+
 Nothing waits for this: no request, no write, and a stop no longer than its limit. Started by the composition root.
 """
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
@@ -18,11 +22,13 @@ from typing import Final
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.facts import Ended, Fact, StoreFailed
 from gateway.store.port import Due, Store
-from gateway.telemetry.generation import End
+from gateway.telemetry.generation import End, counted_by_caller
 from gateway.telemetry.tracing import Tracing
 
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
+_ANSWERED_S: Final = 60.0
+"""A caller that takes longer to read the end is taken at its word."""
 
 
 class Outbox:
@@ -35,12 +41,24 @@ class Outbox:
         self.owed = 0
         self._more = asyncio.Event()
         self._size, self._after, self._failures = tracing.batch, -1, 0
+        self._answering: dict[str, float] = {}
+        self._left: set[str] = set()
 
     def observe(self, fact: Fact) -> None:
         """Something may be due: an observer for `Telemetry`."""
         if isinstance(fact, Ended) and self._tracing.due(fact.response, fact.late):
             self.owed += 1
+            if counted_by_caller(fact.response):
+                self._answering[fact.response.key] = time.monotonic()
             self._more.set()
+
+    def answered(self, key: str, *, told: bool) -> None:
+        """The create's answer is over; `told`: the caller was given the end."""
+        if self._answering.pop(key, None) is None:
+            return
+        if not told:
+            self._left.add(key)
+        self._more.set()
 
     async def run(self) -> None:
         """Send until cancelled. First what an earlier process left, and what else it may not have got out."""
@@ -56,37 +74,51 @@ class Outbox:
         """Send what is due, for at most `timeout_s`. What is left stays in a store that lasts, else it is dropped."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
+                self._answering.clear()
                 while self.owed and not self._failures:
                     await self._round()
         if self.owed and self._store.durability == "memory":
             self._tracing.on_dropped("shutdown", self.owed)
 
     async def _send_all(self, *, again: bool = False) -> None:
-        while self.owed:
+        while self._ready:
             if not await self._round(again=again):
                 await asyncio.sleep(min(_FIRST_PAUSE_S * 2.0 ** (self._failures - 1), _LONGEST_PAUSE_S))
 
     async def _gather(self) -> None:
         """Wait until something is due; then for a whole batch, but no longer than the delay."""
-        while not self.owed:
-            await self._for_more()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._tracing.delay_s):
-                while self.owed < self._tracing.batch:
-                    await self._for_more()
+        while not self._ready:
+            await self._for_more(_ANSWERED_S)
+        until = time.monotonic() + self._tracing.delay_s
+        while self._ready < self._tracing.batch and (left_s := until - time.monotonic()) > 0:
+            await self._for_more(left_s)
 
-    async def _for_more(self) -> None:
+    async def _for_more(self, at_most_s: float) -> None:
         self._more.clear()
-        await self._more.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._more.wait()
+
+    @property
+    def _ready(self) -> int:
+        """How much of what is due may be sent."""
+        since = time.monotonic() - _ANSWERED_S
+        for key in [key for key, at in self._answering.items() if at < since]:
+            del self._answering[key]
+        return max(self.owed - len(self._answering), 0)
 
     async def _round(self, *, again: bool = False) -> bool:
         """One batch; False: neither store nor collector may be asked again at once."""
         try:
-            ends = await self._store.due(after=self._after, limit=self._size)
-            if not ends:
-                # Either there is nothing, or the rest is what was refused: from the start again.
+            found = await self._store.due(after=self._after, limit=self._size)
+            ends = [await self._decided(due) for due in found if due.response.key not in self._answering]
+            if not found:
+                # Either there is nothing, or the rest is what was passed by: from the start again.
                 self.owed = self.owed if self._after >= 0 else 0
                 self._after = -1
+                return True
+            if not ends:
+                self._after = found[-1].number
                 return True
             if await self._tracing.send([await self._whole(due) for due in ends], again=again):
                 await self._store.settle([due.number for due in ends])
@@ -101,6 +133,15 @@ class Outbox:
         self._failures += 1
         await self._count()
         return False
+
+    async def _decided(self, due: Due) -> Due:
+        """The end with its last word: written before it is sent, so that it stays the same."""
+        if due.late or due.response.key not in self._left:
+            return due
+        due = replace(due, response=replace(due.response, attended=False))
+        await self._store.amend(due)
+        self._left.discard(due.response.key)
+        return due
 
     async def _whole(self, due: Due) -> End:
         """An end with what was said, where that is captured, and as long as it is kept."""

@@ -146,6 +146,12 @@ class MemoryStore:
         self._check()
         return list(islice((due for number, due in self._due.items() if number > after), limit))
 
+    async def amend(self, due: Due) -> None:
+        """See the port."""
+        self._check()
+        if due.number in self._due:
+            self._due[due.number] = due
+
     async def settle(self, numbers: Sequence[int]) -> None:
         """See the port."""
         self._check()

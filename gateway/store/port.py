@@ -206,6 +206,9 @@ class Store(Protocol):
     async def due(self, *, after: int = -1, limit: int) -> Sequence[Due]:
         """The first ends that are due, by ascending number, beyond `after`."""
 
+    async def amend(self, due: Due) -> None:
+        """What is due under this number is told so from now on."""
+
     async def settle(self, numbers: Sequence[int]) -> None:
         """These ends have been told."""
 

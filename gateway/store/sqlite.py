@@ -167,6 +167,10 @@ class SqliteStore:
         """See the port."""
         return await self._thread.ask(sqlite_due.due, after, limit)
 
+    async def amend(self, due: Due) -> None:
+        """See the port."""
+        await self._thread.ask(sqlite_due.amend, due)
+
     async def settle(self, numbers: Sequence[int]) -> None:
         """See the port."""
         await self._thread.ask(sqlite_due.settle, numbers)

@@ -44,6 +44,12 @@ def due(db: sqlite3.Connection, after: int, limit: int) -> list[Due]:
     return found
 
 
+def amend(db: sqlite3.Connection, due: Due) -> None:
+    """Keep another value of an end that is due."""
+    data = encode(due.response)
+    db.execute("UPDATE due SET crc = ?, data = ? WHERE number = ?", (zlib.crc32(data), data, due.number))
+
+
 def settle(db: sqlite3.Connection, numbers: Sequence[int]) -> None:
     """These ends are not due any more."""
     db.execute(f"DELETE FROM due WHERE number IN ({','.join('?' * len(numbers))})", numbers)

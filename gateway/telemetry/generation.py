@@ -77,6 +77,11 @@ def promoted(response: Response) -> str | None:
     return next((name for name, holds in reasons if holds), None)
 
 
+def counted_by_caller(response: Response) -> bool:
+    """The caller records its own span in this trace, and was there when the answer ended: it counts the tokens, too."""
+    return response.attended and response.trace.remote_span_id is not None and response.trace.remote_sampled
+
+
 def create(response: Response, end: float, status: int | None, error: str | None = None) -> Span:
     """The server span of the create."""
     attributes: dict[str, Value] = {
@@ -190,9 +195,7 @@ def _usage(response: Response) -> dict[str, Value]:
         names.GENAI_USAGE_OUTPUT: response.usage.output,
         names.GENAI_USAGE_REASONING: response.usage.reasoning,
     }
-    # A caller that records its own span in this trace, and was there when the answer ended, has counted them itself.
-    trace = response.trace
-    if not (response.attended and trace.remote_span_id is not None and trace.remote_sampled):
+    if not counted_by_caller(response):
         return usage
     return {name.replace(names.GENAI_USAGE, names.GATEWAY_USAGE): tokens for name, tokens in usage.items()}
 

@@ -65,6 +65,19 @@ async def test_what_is_due_has_every_count_and_stays_as_it_was_at_the_end(store:
     assert await due_in(store) == [at_its_end]
 
 
+async def test_what_is_due_may_be_amended_as_long_as_it_is(store: Store) -> None:
+    await owing(store, "one")
+    await owing(store, "two")
+    first, second = await store.due(limit=9)
+    other = replace(first.response, attended=True, error_message="\udcff")
+    await store.amend(replace(first, response=other))
+    assert await due_in(store) == [other, second.response]
+    assert await store.get("one") == first.response, "the record is another matter"
+    await store.settle([first.number])
+    await store.amend(first)
+    assert await due_in(store) == [second.response]
+
+
 async def test_a_terminal_status_that_comes_late_is_due_beside_the_end_before(store: Store) -> None:
     response = await logged(store, last=2)
     lost: Outcome = replace(given_up(response), due=True)
