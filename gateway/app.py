@@ -28,6 +28,7 @@ from gateway.relay.tracker import Tracker
 from gateway.relay.upstream import Timeouts, Upstream
 from gateway.store.open import open_store
 from gateway.telemetry import names
+from gateway.telemetry.genai_metrics import GenAiMetrics
 from gateway.telemetry.logs import Logs
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observers import Observer, Owing, Telemetry
@@ -68,7 +69,7 @@ class Gateway:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
-        self.metrics = Metrics(settings.max_models, version=VERSION)
+        self.metrics = Metrics(settings.max_models, settings.prices, version=VERSION)
         self.tracing = Tracing(
             environ or {},
             version=VERSION,
@@ -82,6 +83,11 @@ class Gateway:
         self.outbox = Outbox(self.store, self.tracing, lambda told: self.telemetry.emit(told), clock)
         self.metrics.read(names.SPANS_DUE, lambda: self.outbox.owed)
         observers: list[Callable[[Fact], None]] = [self.metrics.observe, self.tracing.observe, self.outbox.observe]
+        if settings.genai_metrics != "off":
+            genai = GenAiMetrics(
+                self.metrics.registry, settings.genai_metrics, settings.max_models, upstream=settings.upstream
+            )
+            observers.append(genai.observe)
         observers += [logs.observe] if logs is not None else []
         observers += [observer] if observer is not None else []
         self.telemetry = Telemetry(observers, self._observer_removed, due=self.tracing.due)

@@ -20,11 +20,12 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, SecretStr, Validatio
 
 from gateway import config_reading as reading
 from gateway import config_writing as writing
-from gateway.config_reading import Address, SettingsError
-from gateway.config_types import Bytes, Conflict, Count, Listen, Pause, Seconds, SecondsByModel, Secret, plain
+from gateway.config_reading import Address, Price, SettingsError
+from gateway.config_types import Bytes, Conflict, Count, Listen, Pause, Prices, Seconds, SecondsByModel, Secret, plain
 
 __all__ = [
     "Address",
+    "Price",
     "Settings",
     "SettingsError",
     "add_flags",
@@ -230,6 +231,12 @@ class Settings(BaseModel):
     # Each one multiplies the time series.
     max_models: Count = 50
     """Model names told apart in metrics; further ones count as other."""
+    # What a token costs depends on who asks, and changes.
+    prices: Prices = ()
+    """What a million tokens cost, by model pattern: input/cached/output in any currency; none: cost is not counted."""
+    # They double what the gateway's own metrics say, and their names still change.
+    genai_metrics: Literal["off", "v1.41", "main"] = "off"
+    """Also show metrics by the names of OpenTelemetry's GenAI conventions, as of v1.41 or of their main branch."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -99,6 +99,7 @@ _PLAIN: Final = {"": 1}
 seconds: Final = _amount("seconds above 0, like 2, 0.5, 15s, 5m, 2h or 7d", _DURATIONS, lambda s: s > 0)
 short: Final = _amount("seconds from 1 to a day, like 60, 5m or 1h", _DURATIONS, lambda s: 1 <= s <= 86400)
 pause: Final = _amount("0 or more seconds, like 0, 0.5, 15s or 5m", _DURATIONS, lambda s: s >= 0)
+_money: Final = _amount("a price of 0 or more", _PLAIN, lambda n: n >= 0)
 rate: Final = _amount("a number above 0", _PLAIN, lambda n: n > 0)
 share: Final = _amount("a share from 0 to 1, like 0.1", _PLAIN, lambda n: n <= 1)
 count: Final = _whole(_amount("a whole number above 0", _PLAIN, lambda n: n >= 1 and n.is_integer()))
@@ -153,6 +154,30 @@ def by_model(read: Callable[[object], T], example: str) -> Callable[[object], Pa
         raise ValueError(f"expected values by model pattern, like {example}, or none")
 
     return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a million tokens cost, in whatever currency: of input, of input that was cached, of output."""
+
+    input: float
+    cached: float
+    output: float
+
+    def __str__(self) -> str:
+        return f"{self.input:g}/{self.cached:g}/{self.output:g}"
+
+
+def price(value: object) -> Price:
+    """Read `1.25/0.125/10`, or a TOML table with `input`, `cached` and `output`; a Price stays one."""
+    if isinstance(value, Price):
+        return value
+    if isinstance(value, dict) and value.keys() == {"input", "cached", "output"}:
+        return Price(*(_money(value[name]) for name in ("input", "cached", "output")))
+    parts = value.split("/") if isinstance(value, str) else []
+    if len(parts) != 3:
+        raise ValueError("expected input/cached/output")
+    return Price(*map(_money, parts))
 
 
 def base_url(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, SecretStr
 
 from gateway import config_reading as reading
-from gateway.config_reading import Address
+from gateway.config_reading import Address, Price
 
 
 def _secret(value: object) -> SecretStr | None:
@@ -25,6 +25,10 @@ SecondsByModel = Annotated[
     reading.Pairs[float], PlainValidator(reading.by_model(reading.seconds, "gpt-5*=90,*-pro=10m"))
 ]
 
+Prices = Annotated[
+    reading.Pairs[reading.Price], PlainValidator(reading.by_model(reading.price, "gpt-5*=1.25/0.125/10"))
+]
+
 
 class Conflict(ValueError):
     """Settings that are each good and not together; `names` are theirs, the first that is written gets the blame."""
@@ -39,5 +43,5 @@ def plain(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "***"
     if isinstance(value, tuple):
-        return dict(value) if value and isinstance(value[0], tuple) else list(value)
-    return str(value) if isinstance(value, Address) else value
+        return {name: plain(one) for name, one in value} if value and isinstance(value[0], tuple) else list(value)
+    return str(value) if isinstance(value, Address | Price) else value

@@ -12,6 +12,7 @@ from gateway import config_reading as reading
 
 _METAVARS: Final = (
     ("_by_model", "MODEL=SECONDS,..."),
+    ("prices", "MODEL=INPUT/CACHED/OUTPUT,..."),
     ("_schedule_s", "SECONDS,..."),
     ("_origins", "ORIGIN,..."),
     ("_per_s", "NUMBER"),

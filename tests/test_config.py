@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway import config, config_writing
-from gateway.config import Address, Settings, SettingsError, add_flags, flags_of, load
+from gateway.config import Address, Price, Settings, SettingsError, add_flags, flags_of, load
 
 ROOT = Path(__file__).parents[1]
 FIELDS = Settings.model_fields
@@ -146,6 +146,17 @@ def test_values_by_model_are_pairs_with_commas_or_a_table_in_the_order_in_which_
     assert Settings(patience_by_model=both).public()["patience_by_model"] == dict(both)
 
 
+def test_prices_are_three_numbers_by_model_or_a_table_that_names_them(file):
+    prices = (("gpt-5*", Price(1.25, 0.125, 10)), ("*", Price(2, 2, 8)))
+    table = "[prices]\n'gpt-5*' = {input = 1.25, cached = 0.125, output = 10}\n'*' = '2/2/8'"
+
+    assert loaded("--prices", "gpt-5*=1.25/0.125/10,*=2/2/8").prices == prices
+    assert loaded(config_file=file(table)).prices == prices
+    assert Settings(prices=prices).public()["prices"] == {"gpt-5*": "1.25/0.125/10", "*": "2/2/8"}
+    for bad in ("gpt-5*", "gpt-5*=1", "a=1/2", "a=1/2/x", "a=1/2/-3", "a=1/2/3/4"):
+        assert "expected values by model pattern, like gpt-5*=1.25/0.125/10" in complaint("--prices", bad)
+
+
 def test_an_upstream_keeps_its_path_and_query_and_loses_a_trailing_slash():
     azure = "https://x.openai.azure.com/openai/v1"
 
@@ -239,6 +250,10 @@ def test_a_bad_value_is_refused_with_what_is_accepted(flag, expected, bad):
         ("expected 0 or more seconds", ["linger_s = 2026-01-01"]),
         ("expected origins without path", ["cors_origins = [5]", "cors_origins = true"]),
         ("expected ascending pauses", ["poll_schedule_s = [1, true]", "poll_schedule_s = 5"]),
+        (
+            "expected values by model pattern",
+            ["prices = 5", "[prices]\n'*' = {input = 1}", "[prices]\n'*' = [1, 2, 3]"],
+        ),
         ("expected values by model pattern", ["patience_by_model = 90", "[patience_by_model]\n'*' = true"]),
     ],
 )

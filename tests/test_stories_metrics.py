@@ -407,6 +407,17 @@ async def test_while_the_store_is_down_creates_are_untracked_and_named_by_their_
 # The gateway itself
 
 
+async def test_cost_is_counted_once_per_response_by_the_prices_that_are_set(stage: Stage) -> None:
+    _, gateway = await stage(prices="gpt-*=1000/1000/2000")
+    response_id = await background(gateway)
+    end = await ended(gateway, response_id)
+    await gateway.client().responses.retrieve(response_id)
+    assert end.response.usage is not None
+    assert end.response.model is not None
+    cost = (end.response.usage.input * 1000 + end.response.usage.output * 2000) / 1e6
+    assert await gateway.shown("cost_total", model=end.response.model) == pytest.approx(cost)
+
+
 async def test_the_room_of_the_store_is_measured_and_memory_has_no_disk(stage: Stage) -> None:
     _, gateway = await stage()
     measured = await gateway.facts.wait_for(StoreMeasured)

@@ -10,6 +10,7 @@ from lives import TRACE, T, a_life, a_response, ended, one_of_each
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.config import Price
 from gateway.domain import facts
 from gateway.domain.mode import Mode
 from gateway.domain.response import Ending, Status, Stuck, Usage
@@ -223,6 +224,15 @@ def test_a_detection_before_upstreams_own_time_is_zero_and_counted() -> None:
     assert value(metrics, "completion_detection_seconds_count", observed="poll") == 2
     assert value(metrics, "completion_detection_seconds_sum", observed="poll") == 4
     assert value(metrics, "completion_detection_clamped_total") == 1
+
+
+def test_what_tokens_cost_is_counted_where_a_price_is_set() -> None:
+    metrics = Metrics(5, [("gpt-5-mini*", Price(9, 9, 9)), ("gpt-5*", Price(2, 0.5, 10))])
+    used = Usage(input=1_000_000, cached=400_000, output=50_000, reasoning=30_000)
+    metrics.observe(ended(Status.COMPLETED, usage=used))
+    metrics.observe(ended(Status.COMPLETED, usage=used, model="another"))
+    assert value(metrics, "cost_total", model=MODEL) == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.05 * 10)
+    assert value(metrics, "cost_total", model="another") is None, "what has no price is not free"
 
 
 def test_the_pace_of_output_is_measured_only_where_it_was_seen() -> None:

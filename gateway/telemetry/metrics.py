@@ -4,30 +4,35 @@ Rule: no I/O, no clock. What there is to count is in `catalogue.METRICS`, how a 
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from gateway.config import Price
 from gateway.domain import facts
 from gateway.domain.errors import origin_of
-from gateway.domain.response import Ending, Response, Status
+from gateway.domain.models import ByModel
+from gateway.domain.response import Ending, Response, Status, Usage
 from gateway.telemetry import names
-from gateway.telemetry.catalogue import METRICS, NO_STATUS, UNKNOWN, table
+from gateway.telemetry.catalogue import METRICS, MODEL, NO_STATUS, UNKNOWN, table
+from gateway.telemetry.generation import went_wrong
 from gateway.telemetry.series import OTHER, Reading, Registry, Series
 
 __all__ = ["Metrics", "table"]
 
 _NONE = "none"
+_PRICED_TOKENS = 1_000_000
 
 
 class Metrics:
-    """Counts what the facts say. `max_models`: how many model names are told apart.
+    """Counts what the facts say. `max_models`: how many model names are told apart. `prices`: by model pattern.
 
     Only names that upstream confirmed are: what a request asks for is anybody's text.
     """
 
-    def __init__(self, max_models: int, *, version: str = "unknown") -> None:
+    def __init__(self, max_models: int, prices: Iterable[tuple[str, Price]] = (), *, version: str = "unknown") -> None:
         self.registry = Registry()
-        self._series = Series(self.registry, METRICS, max_models)
+        self._series = Series(self.registry, METRICS, {MODEL: max_models})
+        self._price: ByModel[Price | None] = ByModel(prices, None)
         self._inc, self._observe, self._show = self._series.inc, self._series.observe, self._series.show
         self._show(names.BUILD, {(version, platform.python_version()): 1})
         self._project: dict[type[facts.Fact], Callable[[Any], None]] = {
@@ -120,13 +125,14 @@ class Metrics:
     def _terminal(self, fact: facts.Ended) -> None:
         response, mode, trace = fact.response, fact.response.mode, fact.response.trace
         status, model, usage = _status(response), _model(response), response.usage
-        error_type, origin = _NONE, _NONE
-        if response.status is Status.FAILED:
-            error_type, origin = response.error_code or names.ERROR_OTHER, origin_of(code=response.error_code)
-        self._inc(names.TERMINAL, status, mode, model, error_type, origin, trace=trace)
+        error_type = went_wrong(response)
+        origin = _NONE if error_type is None else origin_of(code=response.error_code)
+        self._inc(names.TERMINAL, status, mode, model, error_type or _NONE, origin, trace=trace)
         if usage is not None:
             for kind in ("input", "cached", "output", "reasoning"):
                 self._inc(names.TOKENS, kind, model, by=getattr(usage, kind))
+            if (price := self._price(response)) is not None:
+                self._inc(names.COST, model, by=cost(usage, price))
         if response.completed_at is not None:
             behind = fact.at - response.completed_at
             self._observe(names.DETECTION, behind, "stream" if fact.source == "stream" else "poll", trace=trace)
@@ -195,6 +201,12 @@ class Metrics:
         }
         for name, size in sizes.items():
             self._show(name, {} if size is None else {(): size})
+
+
+def cost(usage: Usage, price: Price) -> float:
+    """What the tokens cost, in the currency of the price."""
+    fresh = max(0, usage.input - usage.cached)
+    return (fresh * price.input + usage.cached * price.cached + usage.output * price.output) / _PRICED_TOKENS
 
 
 def _status(response: Response) -> str:

@@ -82,6 +82,8 @@ GENAI_INSTRUCTIONS: Final = "gen_ai.system_instructions"
 GENAI_TOOLS: Final = "gen_ai.tool.definitions"
 CONTENT: Final = frozenset({GENAI_INPUT, GENAI_OUTPUT, GENAI_INSTRUCTIONS, GENAI_TOOLS})
 """What people and models said: only where the operator wants it."""
+GENAI_TOKEN_TYPE: Final = "gen_ai.token.type"
+GENAI_TOKEN_MODALITY: Final = "gen_ai.token.modality"
 OPENAI_API_TYPE: Final = "openai.api.type"
 OPENAI_REQUEST_TIER: Final = "openai.request.service_tier"
 OPENAI_RESPONSE_TIER: Final = "openai.response.service_tier"
@@ -143,7 +145,21 @@ GATEWAY_STUCK_SINCE: Final = "gateway.stuck.since"
 """When it last moved: ISO 8601."""
 GATEWAY_LAST_EVENT: Final = "gateway.last_event"
 
-# Metrics.
+# Metrics of the GenAI conventions, as Prometheus spells them: of v1.41, and of the main branch.
+OPERATION_DURATION: Final = "gen_ai_client_operation_duration_seconds"
+OPERATION_FIRST_CHUNK: Final = "gen_ai_client_operation_time_to_first_chunk_seconds"
+TOKEN_USAGE: Final = "gen_ai_client_token_usage"
+INFERENCE_DURATION: Final = "gen_ai_client_inference_duration_seconds"
+INFERENCE_FIRST_CHUNK: Final = "gen_ai_client_inference_time_to_first_chunk_seconds"
+INFERENCE_INPUT: Final = "gen_ai_client_inference_operation_input_tokens"
+INFERENCE_OUTPUT: Final = "gen_ai_client_inference_operation_output_tokens"
+INFERENCE_INPUT_USED: Final = "gen_ai_client_inference_usage_input_tokens_total"
+INFERENCE_OUTPUT_USED: Final = "gen_ai_client_inference_usage_output_tokens_total"
+INFERENCE_CACHE_READ_USED: Final = "gen_ai_client_inference_usage_cache_read_input_tokens_total"
+INFERENCE_CACHE_WRITE_USED: Final = "gen_ai_client_inference_usage_cache_write_input_tokens_total"
+INFERENCE_REASONING_USED: Final = "gen_ai_client_inference_usage_reasoning_output_tokens_total"
+
+# Metrics of the gateway's own.
 CREATED: Final = "responses_gateway_responses_created_total"
 LIVE: Final = "responses_gateway_responses_live"
 OLDEST_CREATED: Final = "responses_gateway_oldest_live_created_timestamp_seconds"

@@ -47,7 +47,7 @@ class Builder:
         self._content = limit(environ, "ATTRIBUTE_VALUE_LENGTH", None)
         self._attributes = limit(environ, "ATTRIBUTE_COUNT", _ATTRIBUTES)
         self._links = limit(environ, "LINK_COUNT", _LINKS)
-        self._origin, self._server = _server(upstream)
+        self._origin, self._server = server(upstream)
 
     def build(self, trace: Trace, span: Span, *, promoted: str | None = None) -> ReadableSpan:
         """A span of a response's trace, or of its caller's. `promoted`: why, of a response that is not sampled."""
@@ -140,7 +140,8 @@ class Builder:
         return value[: self._characters].encode(errors="replace").decode()
 
 
-def _server(upstream: str | None) -> tuple[str, dict[str, str | int]]:
+def server(upstream: str | None) -> tuple[str, dict[str, str | int]]:
+    """Upstream's origin, and its address and port as attributes."""
     if upstream is None:
         return "", {}
     parts = urlsplit(upstream)

@@ -49,12 +49,12 @@ class Registry:
 
 
 class Series:
-    """The series of a table of metrics. `max_models`: how many model names are told apart."""
+    """The series of a table of metrics. `room`: how many values of a label are learnt, where that is a setting."""
 
-    def __init__(self, registry: Registry, metrics: Iterable[Metric], max_models: int) -> None:
+    def __init__(self, registry: Registry, metrics: Iterable[Metric], room: Mapping[str, int]) -> None:
         self._metrics = {metric.name: metric for metric in metrics}
         self._known: dict[str, set[str]] = {}
-        self._room = {MODEL: max_models}
+        self._room = dict(room)
         self._families: dict[str, Any] = {}
         self._children: dict[tuple[str, ...], Any] = {}
         self._gauges = _Gauges(self._metrics.values())
@@ -105,7 +105,7 @@ class Series:
             return value
         if not self._room[label] or len(value) > _LABEL_CHARACTERS or not value.isprintable():
             value = OTHER
-        else:
+        elif value != OTHER:
             self._room[label] -= 1
         if value not in known:
             known.add(value)
@@ -116,7 +116,7 @@ class Series:
     def _begin_model(self, model: str) -> None:
         """The series of a model begin at 0 when its name is learnt, so that no rate loses their first step."""
         for metric in self._metrics.values():
-            if MODEL in metric.labels and metric.kind != "gauge":
+            if metric.labels.get(MODEL) and metric.kind != "gauge":
                 self._make(metric, {**metric.labels, MODEL: (model,)})
 
 
