@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from collecting import Collector
 from processes import Process, eventually, serve
-from running import Upstream
+from running import Running, Upstream
 from stories import all_of, ask, fetch, job, some, types
 
+from gateway import app
 from gateway.telemetry import names
 from gateway.telemetry.receiver import Received
 
@@ -191,3 +192,64 @@ async def test_killed_in_the_middle_it_is_one_tree_with_one_generation_of_the_tr
     phases = [span for span in trace if span.name in ("queued", "in_progress")]
     assert generation.start == min(span.start for span in trace) == min(span.start for span in phases)
     assert generation.end == max(span.end for span in phases)
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_the_standard_variables_say_where_spans_go_as_what_and_with_which_credential(
+    simulate: Simulate, run: Serve, collector: Collector, protocol: str
+) -> None:
+    upstream = await simulate()
+    await collector.open()
+    environ = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": await collector.open_grpc() if protocol == "grpc" else collector.url,
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=husum,authorization=Bearer%20of-the-collector",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        "OTEL_SERVICE_NAME": "llm-edge",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test,service.namespace=tides",
+        "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "12",
+        "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "10",
+    }
+    await finished(await run(upstream, environ))
+    generation = await collector.span(CHAT[:10])
+    sent = [{name.lower(): value for name, value in headers.items()} for headers in collector.headers]
+    assert {(headers["x-tenant"], headers["authorization"]) for headers in sent} == {
+        ("husum", "Bearer of-the-collector")
+    }
+    resource = generation.resource
+    assert (resource["service.name"], resource["service.namespace"]) == ("llm-edge", "tides")
+    assert resource["deployment.environment.name"] == "test"
+    assert len(generation.attributes) == 12
+    assert generation.attributes["gen_ai.operation.name"] == "chat", "the first ones stay"
+    assert all(len(value) <= 10 for value in generation.attributes.values() if isinstance(value, str))
+
+
+@pytest.mark.parametrize("trouble", ["away", "deaf", "refusing"])
+async def test_whatever_the_collector_does_clients_and_the_stop_do_not_notice_and_what_is_lost_is_counted(
+    simulate: Simulate,
+    gateway_for: Callable[..., Awaitable[Running]],
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: str,
+) -> None:
+    monkeypatch.setattr(app, "_TELEMETRY_S", 0.2)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1" if trouble == "away" else "3600")
+    collector.swallows, collector.refuses = trouble == "deaf", trouble == "refusing"
+    if trouble != "away":
+        await collector.open()
+    upstream = await simulate()
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "10"}
+    gateway = await gateway_for(upstream.url, environ=environ)
+    for _ in range(3):
+        assert (await gateway.client().responses.create(**ask())).status == "completed"
+    assert types(await all_of(await gateway.client().responses.create(**job())))[-1] == "response.completed"
+    await gateway.gateway.stop()
+
+    text = gateway.gateway.metrics.render("text/plain")[1].decode()
+    series = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(names.SPANS_DROPPED))
+    lost = {name.split('"')[1]: float(count) for name, count in series.items()}
+    # Four creates, an attempt for each, a stream and a phase; four generations and a phase, which no file keeps here.
+    due = sum(not line.startswith("#") and line.startswith(names.SPANS_DUE) for line in text.splitlines())
+    assert sum(lost.values()) == 4 + 4 + 1 + 1 + 4
+    assert lost["shutdown"] >= 4
+    assert due == 1

@@ -38,7 +38,7 @@ class SpanQueue:
     ) -> None:
         self._exporter, self._on_exported, self._on_dropped = exporter, on_exported, on_dropped
         self._places = whole_number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048)
-        self._put = self._taken = 0
+        self._put = self._taken = self._answered = 0
         self._closed = self._given_up = self.failing = False
         self._processor = BatchSpanProcessor(
             cast(SpanExporter, self),
@@ -67,6 +67,9 @@ class SpanQueue:
         except Exception as error:  # whatever an exporter raises, its thread goes on
             _log.warning("spans were not exported: %s: %s", type(error).__name__, error)
             result = SpanExportResult.FAILURE
+        if self._given_up:
+            return result  # they are counted as lost by now
+        self._answered += len(spans)
         self.failing = result is not SpanExportResult.SUCCESS
         if self.failing:
             self._on_dropped("export_failed", len(spans))
@@ -79,7 +82,7 @@ class SpanQueue:
         self._exporter.shutdown()
 
     async def close(self, timeout_s: float) -> None:
-        """Export what is queued, for at most `timeout_s`; what is left then is dropped."""
+        """Export what is queued, for at most `timeout_s`; what the collector has not answered for by then is lost."""
         if self._closed:
             return
         self._closed = True
@@ -96,7 +99,7 @@ class SpanQueue:
             async with asyncio.timeout(timeout_s):
                 await done.wait()
         self._given_up = True
-        if left := self._put - self._taken:
+        if left := self._put - self._answered:
             self._on_dropped("shutdown", left)
 
 

@@ -80,6 +80,10 @@ class Receiver:
         """The spans of one trace; of several with the same id, as a repeated export makes them, the newest."""
         return tuple({span.span_id: span for span in self._spans if span.trace_id == trace_id}.values())
 
+    def keep(self, message: ExportTraceServiceRequest) -> None:
+        """Keep the spans of a request, however it came."""
+        self._spans.extend(_received(message))
+
     async def _take(self, request: web.Request) -> web.Response:
         if request.content_type != _PROTOBUF:
             return web.Response(status=415, text=f"expected {_PROTOBUF}\n")
@@ -87,7 +91,7 @@ class Receiver:
             message = ExportTraceServiceRequest.FromString(await request.read())
         except DecodeError:
             return web.Response(status=400, text="this is no ExportTraceServiceRequest\n")
-        self._spans.extend(_received(message))
+        self.keep(message)
         return web.Response(body=ExportTraceServiceResponse().SerializeToString(), content_type=_PROTOBUF)
 
 
