@@ -1,12 +1,15 @@
 """A response that should move and does not: seen, told, counted, and dealt with as the settings say."""
 
+import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Running, Upstream
-from stories import STILL, Ahead, all_of, ask, fetch, job, live, until
+from processes import Process, serve
+from running import PATIENCE_S, Running, Upstream
+from stories import STILL, Ahead, all_of, ask, fetch, job, live, until, until_error
 
 from gateway.domain.facts import (
     BecameStuck,
@@ -216,6 +219,52 @@ async def test_a_stuck_response_is_abandoned_where_the_setting_says_so(stage: St
     assert upstream.simulator.status(response_id) == "queued", "it runs on upstream"
     assert turns(gateway) == [(BecameStuck, Stuck.QUEUED), (Recovered, Stuck.QUEUED)]
     assert await gateway.shown("responses_given_up_total", ending="abandoned", mode="background") == 1
+
+
+async def test_in_the_foreground_a_stuck_response_is_stopped_by_closing_its_connection(stage: Stage) -> None:
+    upstream, gateway = await stage(on_stuck="cancel", patience_s=0.5)
+    stream = await gateway.client().responses.create(**ask("stalls"), stream=True)
+    events, error = await until_error(stream)
+    assert error.code == "response_abandoned"
+    await until(lambda: upstream.simulator.connections(events[0]["response"]["id"]) == 0)
+    assert turns(gateway) == [(BecameStuck, Stuck.NO_PROGRESS), (Recovered, Stuck.NO_PROGRESS)]
+    assert not gateway.facts.of(Cancelled)
+
+
+async def test_a_stuck_response_is_stuck_after_kill_9_too_and_is_not_told_twice(
+    simulate: Simulate, parts: Any, tmp_path: Path
+) -> None:
+    upstream = await simulate()
+
+    async def start() -> Process:
+        settings = {"upstream_api_key": "sk-test", "patience_polled_s": 0.5, "poll_schedule_s": "0.05,0.1,0.2"}
+        process = await serve(upstream.url, f"sqlite:///{tmp_path}/responses.db", drain_delay_s=0, **settings)
+        parts.push_async_callback(process.close)
+        return process
+
+    async def shown(process: Process, name: str) -> str | None:
+        text = (await fetch(f"{process.ops_url}/metrics")).body.decode()
+        found = re.search(rf'^responses_gateway_{name}{{reason="queued"}} (.*)$', text, re.M)
+        return found[1] if found else None
+
+    async def until_shown(process: Process, name: str, value: str) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while await shown(process, name) != value:  # noqa: ASYNC110  # another process announces nothing
+                await asyncio.sleep(0.02)
+
+    first = await start()
+    created = await first.client().responses.create(**ask("stuck"), background=True)
+    async with asyncio.timeout(PATIENCE_S):
+        while not (await fetch(f"{first.ops_url}/responses?stuck=true")).json["data"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await first.kill()
+
+    second = await start()
+    await until_shown(second, "responses_stuck", "1.0")
+    await second.client().responses.cancel(created.id)
+    await until_shown(second, "responses_stuck", "0.0")
+    assert await shown(second, "responses_became_stuck_total") == "0.0"
+    assert await shown(second, "responses_recovered_total") == "1.0"
 
 
 @pytest.mark.parametrize("on_stuck", ["cancel", "abandon"])

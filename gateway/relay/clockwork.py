@@ -17,7 +17,7 @@ from gateway.domain.facts import LoopLagged, Purged, StoreFailed, StoreMeasured
 from gateway.domain.lifecycle import Outcome, give_up
 from gateway.domain.models import ByModel
 from gateway.domain.response import Ending, Stuck
-from gateway.domain.stuck import STANDS_STILL, Patience, forgotten_at, judge
+from gateway.domain.stuck import STANDS_STILL, Contact, Patience, forgotten_at, judge
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
 from gateway.relay.poller import Poller
@@ -78,10 +78,12 @@ class Clockwork:
                 for live in held[start : start + _SLICE]:
                     if live.response.ended:
                         continue
-                    if outcome := self._look(live, now, unwritten):
+                    contact = live.contact(now)
+                    if outcome := self._look(live, contact, now, unwritten):
                         await self._abandon(live, outcome)
-                    else:
-                        self._count(live, now, survey)
+                        continue
+                    expires_at = None if contact.answered else forgotten_at(live.response, contact, self._patience)
+                    survey.add(live.response, expires_at)
                 await asyncio.sleep(0)
             self._telemetry.emit([survey.done(self._clock(), followers=self._followers())])
             # Some at a time: the writes of thousands, decided in one go, would hold the event loop up.
@@ -130,36 +132,36 @@ class Clockwork:
         except StoreUnavailable as error:
             self._failed("change", error)
 
-    def _look(self, live: Live, now: float, unwritten: list[Live]) -> Outcome | None:
+    def _look(self, live: Live, contact: Contact, now: float, unwritten: list[Live]) -> Outcome | None:
         """Judge a response; the end that it has come to, if it has."""
-        reason = judge(live.response, now, live.contact(now), self._patience)
+        reason = judge(live.response, now, contact, self._patience)
         turned = reason is not live.response.stuck
         if turned:
             self._ledger.judge(live, reason, now)
             self._cancel_if_wanted(live, reason)
         outcome = self._given_up(live, reason, now)
-        waited = time.monotonic() - live.written_at > _WRITE_EVERY_S
-        if turned or (live.saved is not live.response and waited):
+        if turned or (live.saved is not live.response and time.monotonic() - live.written_at > _WRITE_EVERY_S):
             unwritten.append(live)
         return outcome
-
-    def _count(self, live: Live, now: float, survey: Survey) -> None:
-        contact = live.contact(now)
-        expires_at = None if contact.answered else forgotten_at(live.response, contact, self._patience)
-        survey.add(live.response, expires_at)
 
     def _given_up(self, live: Live, reason: Stuck | None, now: float) -> Outcome | None:
         response, settings = live.response, self._settings
         linger_s = settings.linger_s if live.linger_s is None else live.linger_s
         if now - response.created_at > settings.give_up_after_s:
             message = "The response did not end in give_up_after_s; the gateway does not track it any more."
-        elif settings.on_stuck == "abandon" and reason in _ABANDONED_FOR:
+        elif self._abandons(live, reason):
             message = f"The response was stuck ({reason}); as on_stuck says, the gateway does not track it any more."
         elif not response.mode.background and live.alone_for(time.monotonic()) >= linger_s:
             message = f"Nobody followed this foreground response for {linger_s:g} s, so it was stopped."
         else:
             return None
         return give_up(response, Ending.ABANDONED, now, code="response_abandoned", message=message)
+
+    def _abandons(self, live: Live, reason: Stuck | None) -> bool:
+        """As on_stuck says. In the foreground that is how to cancel: upstream stops when its connection closes."""
+        if self._settings.on_stuck == "cancel":
+            return reason in STANDS_STILL and not live.response.mode.background
+        return self._settings.on_stuck == "abandon" and reason in _ABANDONED_FOR
 
     def _cancel_if_wanted(self, live: Live, reason: Stuck | None) -> None:
         if self._settings.on_stuck == "cancel" and reason in STANDS_STILL and live.response.mode.background:

@@ -126,10 +126,8 @@ class Logs:
 
     def _became_stuck(self, fact: facts.BecameStuck) -> None:
         response = fact.response
-        since = max(response.progress_at, response.status_at, response.created_at)
-        self._say(
-            "warning", "response_stuck", fact, reason=response.stuck, status=response.status, still_s=fact.at - since
-        )
+        still_s = fact.at - response.moved_at
+        self._say("warning", "response_stuck", fact, reason=response.stuck, status=response.status, still_s=still_s)
 
     def _reattached(self, fact: facts.Reattached) -> None:
         level: Level = "info" if fact.outcome == "resumed" else "warning"
