@@ -63,7 +63,8 @@ def content(span: Received) -> Received:
 async def metric(process: Process, name: str) -> float:
     """The sum of a metric's series."""
     lines = (await fetch(f"{process.ops_url}/metrics")).body.decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+    series = (f"{name} ", f"{name}{{")
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(series))
 
 
 async def test_killed_after_the_commit_the_next_process_sends_the_generation(
@@ -164,6 +165,26 @@ async def test_what_was_decided_at_the_start_holds_whatever_is_set_later(
     second.tell_to_stop()
     assert await second.stopped() == 0
     assert len(collector.named(CHAT)) == 1
+
+
+async def test_what_an_unsampled_response_is_promoted_for_is_known_to_the_process_after(
+    simulate: Simulate, run: Serve, collector: Collector
+) -> None:
+    upstream = await simulate(speed=1.0)
+    await collector.open()
+    unsampled = {"OTEL_TRACES_SAMPLER": "always_off"}
+    first = await run(upstream, unsampled, upstream_api_key="sk-gateway", patience_polled_s=0.1)
+    created = await first.client().responses.create(**ask("slow", queue_s=3600), background=True)
+    stuck = f'{names.BECAME_STUCK}{{reason="queued"}}'
+    await eventually(lambda: metric(first, stuck), lambda times: times == 1)
+    first.tell_to_stop()
+    assert await first.stopped() == 0
+
+    await run(upstream, unsampled, upstream_api_key="sk-gateway")
+    upstream.simulator.skip(7200)
+    generation = await collector.span(CHAT)
+    assert generation.attributes[names.GENAI_RESPONSE_ID] == created.id
+    assert generation.attributes[names.GATEWAY_PROMOTED] == "stuck"
 
 
 async def test_killed_in_the_middle_it_is_one_tree_with_one_generation_of_the_true_length(
