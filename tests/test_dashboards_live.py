@@ -23,7 +23,7 @@ from gateway.telemetry.catalogue import METRICS
 from gateway.telemetry.receiver import Receiver
 
 Json = dict[str, Any]
-IMPATIENT: dict[str, Any] = {"patience_s": 0.3, "patience_polled_s": 0.3, "linger_s": 0.2}
+IMPATIENT: dict[str, Any] = {"patience_s": 0.3, "patience_polled_s": 0.3, "linger_s": 0.2, "prices": "*=1/0.1/10"}
 
 MAY_BE_EMPTY = {
     "responses_gateway_upstream_expiry_timestamp_seconds": "the simulator forgets nothing by itself",
