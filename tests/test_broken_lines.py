@@ -5,11 +5,14 @@ import asyncio
 import pytest
 from aiohttp import web
 from wire import PATIENCE_S, Asked, answering, dial, error_of, exchange, scripted_upstream, status_of, unnamed
+from yarl import URL
 
 from gateway.config import Address
+from gateway.domain.errors import UpstreamCut
 from gateway.domain.facts import RequestServed
 from gateway.edge.server import client_app, listen
 from gateway.relay.routing import Kind
+from gateway.relay.upstream import Call, Timeouts, Upstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello"
@@ -26,6 +29,24 @@ async def test_an_answer_that_breaks_off_is_seen_to_be_incomplete(parts, gateway
     assert status_of(answer) == 200
     assert len(answer.partition(b"\r\n\r\n")[2]) < 100
     assert not answer.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("broken", [SIZED, CHUNKED])
+async def test_what_came_before_a_line_broke_is_read_although_nobody_was_reading_then(parts, broken):
+    upstream = await scripted_upstream(parts, answering(broken))
+    caller = Upstream(Timeouts(PATIENCE_S, PATIENCE_S, PATIENCE_S), header_limit=8192)
+    await caller.open()
+    parts.push_async_callback(caller.close)
+
+    answer = await caller.send(Call("GET", URL(upstream.url), []))
+    async with asyncio.timeout(PATIENCE_S):
+        while answer.intact:  # noqa: ASYNC110  # a connection tells nobody but a reader that it broke
+            await asyncio.sleep(0.001)
+
+    assert await answer.chunk() == b"hello"
+    with pytest.raises(UpstreamCut):
+        await answer.chunk()
+    answer.close()
 
 
 @pytest.mark.parametrize("broken", [SIZED, CHUNKED])

@@ -65,6 +65,11 @@ class Answer:
         return 200 <= self.status < 300
 
     @property
+    def intact(self) -> bool:
+        """The connection has not broken; what came before it did is still to be read."""
+        return self._response.content.exception() is None
+
+    @property
     def is_event_stream(self) -> bool:
         """The body is server-sent events."""
         return (first(self.headers, "content-type") or "").lower().startswith("text/event-stream")
@@ -74,6 +79,8 @@ class Answer:
         if self._peeked:
             return self._peeked.pop(0)
         content = self._response.content
+        if not self.intact and (left := content._read_nowait(-1)):
+            return left  # it had come before the connection broke, of which aiohttp tells first
         try:
             if (piece := content.read_nowait()) or content.at_eof():
                 return piece
