@@ -9,7 +9,10 @@ from gateway.domain.continuation import CursorForm
 from gateway.domain.facts import Attached, Ended, TokenRedeemed
 
 EVENT_SOURCE = {"Accept": "text/event-stream"}
-STRUCTURAL = ("response.created", "response.queued", "response.in_progress", ".added")
+STRUCTURAL = (
+    *("response.created", "response.queued", "response.in_progress", "response.completed"),
+    *(".added", ".output_item.done", ".function_call_arguments.done"),
+)
 
 
 def split(events):
@@ -72,6 +75,16 @@ async def test_last_event_id_gives_other_clients_a_preamble_and_then_the_tail(re
     assert preamble == [event for event in first.events[:41] if event["type"].endswith(STRUCTURAL)]
     assert types(preamble)[:3] == ["response.created", "response.queued", "response.in_progress"]
     assert b"\nid:" not in answer.body
+
+
+async def test_with_a_preamble_an_end_that_is_past_is_an_end_all_the_same(replayed):
+    """An accumulating client that is only told of the beginning would take the response for a running one."""
+    _, url, first = replayed
+    last = len(first.events) - 1
+    for after in (last, last + 1, 10**17):
+        answer = await fetch(f"{url}~{after}?stream=true")
+        assert answer.events == [event for event in first.events if event["type"].endswith(STRUCTURAL)]
+        assert answer.events[-1]["type"] == "response.completed"
 
 
 async def test_starting_after_wins_over_last_event_id_and_gives_a_bare_tail(replayed):

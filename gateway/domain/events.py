@@ -44,9 +44,17 @@ STRUCTURAL = frozenset(
         "response.output_item.added",
         "response.content_part.added",
         "response.reasoning_summary_part.added",
+        "response.function_call_arguments.done",
+        "response.code_interpreter_call_code.done",
+        "response.output_item.done",
+        *TERMINAL_EVENT.values(),
     }
 )
-"""What an accumulating client must have seen before any delta makes sense."""
+"""What an accumulating client must have seen before what comes next makes sense: what has begun, and what is finished.
+
+A call that is finished is made from these, and an end that is past is an end all the same. Text is not among them: the
+client has it, and would show it twice.
+"""
 
 _HOUSEKEEPING = frozenset({*LIFE_CYCLE, KEEPALIVE, ERROR})
 _TYPE_LINE = re.compile(rb"event: ?([^\r\n]+)")

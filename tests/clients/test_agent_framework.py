@@ -1,6 +1,7 @@
 """Microsoft Agent Framework for Python: background agents as upstream has them, and resumed exactly."""
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -146,17 +147,31 @@ async def test_a_tool_is_called_once_and_its_result_is_sent_on(sides, play, stre
 
 
 @pytest.mark.parametrize("cursor", ["none", "header", "suffix"])
-async def test_a_tool_is_called_once_though_the_run_was_left_within_its_arguments(sides, play, cursor):
+@pytest.mark.parametrize(
+    "leave_at", ["function_call_arguments.delta", "function_call_arguments.done", "output_item.done", "completed"]
+)
+async def test_a_tool_is_called_once_wherever_the_run_was_left(sides, play, leave_at, cursor):
     through = (await sides(simulated=RUNNING)).through
-    arguments = {"leave_at": "response.function_call_arguments.delta", "tool": True, "scenario": "tool"}
-    program = await play(through, "resume", cursor=cursor, **arguments)
+    # The reasoning is an item too, and the first to be done.
+    arguments = {"leave_at": f"response.{leave_at}", "count": 2 if leave_at == "output_item.done" else 1}
+    program = await play(through, "resume", cursor=cursor, tool=True, scenario="tool", **arguments)
     assert await program.says() == "begun"
     assert await program.says() == "left"
     await program.told()
     run = await program.says()
-    assert len(run["calls"]) == 1
+    response_id = run["before"][0]["token"]["response_id"]
+    call = (await through.gateway.client().responses.retrieve(response_id)).output[-1]
+    assert run["calls"] == [json.loads(call.arguments)["city"]]
     assert run["text"]
     assert through.upstream.asked("POST", "/responses") == 2
+
+
+@pytest.mark.parametrize("cursor", ["header", "suffix"])
+async def test_a_run_that_was_left_at_its_end_has_ended(sides, play, cursor):
+    """A token that stays would have its application come back for ever."""
+    run = await resumed(play, (await sides()).through, cursor, until_left=60, leave_at="response.completed", count=1)
+    assert run["token"] is None
+    assert deltas(run["after"]) == []
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["polled", "streamed"])

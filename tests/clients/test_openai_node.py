@@ -119,6 +119,15 @@ async def test_the_stream_helper_takes_a_response_up_by_its_id(sides, on_both, c
     assert asked == [f"/v1/responses/{response_id}?stream=true"]
 
 
+@pytest.mark.parametrize("scenario", ["normal", "tool"])
+async def test_the_stream_helper_goes_on_from_any_event_with_last_event_id(sides, play, scenario):
+    through = (await sides(simulated={"speed": 20.0, "clock": time.time})).through
+    tools = [{"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}]
+    count, failed = await said(play, through, "helper_from_everywhere", body={**job(scenario), "tools": tools})
+    assert count > 10
+    assert not failed
+
+
 async def test_the_stream_helper_creates_and_accumulates(sides, on_both):
     _, (final, events) = await on_both(await sides(), "helper", body={**ask(), "background": True})
     assert final["value"]["status"] == "completed"

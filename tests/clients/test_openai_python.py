@@ -15,6 +15,7 @@ from gateway.domain.facts import Created, Detached, Ended
 
 KEY = "sk-test"
 # The metadata of a create body asks the simulator for a failure at every second request, and to come back at once.
+RUNNING = {"clock": time.time, "speed": 20.0}
 AGAIN_AT_ONCE = {"retry_after_s": 0.01}
 
 
@@ -182,6 +183,26 @@ async def test_the_stream_helper_takes_a_response_up_by_its_id(sides, client_of,
     await on_both(await sides(), client_of, scene)
 
 
+@pytest.mark.parametrize("scenario", ["normal", "tool"])
+async def test_the_stream_helper_goes_on_from_any_event_with_last_event_id(sides, client_of, scenario):
+    """It filters by itself where it is given `starting_after`; with this it is sent no more than it needs."""
+    through = (await sides(simulated=RUNNING)).through
+    sdk = await client_of(through)
+    tools = [{"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}]
+    whole = await sdk.each(await sdk("responses.create", **job(scenario), tools=tools))
+
+    async def helped(**after):
+        async with sdk.opened(sdk.client.responses.stream(response_id=whole[0].response.id, **after)) as helper:
+            numbers = [event.sequence_number for event in await sdk.each(helper)]
+            return numbers, plain(await sdk.run(helper.get_final_response))
+
+    _, expected = await helped()
+    for number in sorted({*range(0, len(whole), 5), *range(len(whole) - 4, len(whole))}):
+        numbers, final = await helped(extra_headers={"Last-Event-ID": str(number)})
+        assert [one for one in numbers if one > number] == list(range(number + 1, len(whole)))
+        assert final == expected
+
+
 async def test_the_stream_helper_creates_and_parses(sides, client_of):
     async def scene(sdk, side):
         create = {**ask(), "background": True, "text_format": Tide}
@@ -206,7 +227,7 @@ async def test_parse_gives_the_same_values(sides, client_of):
 
 
 async def test_parse_in_the_background_gives_a_value_only_where_the_create_can_wait(sides, client_of):
-    both = await sides(simulated={"clock": time.time, "speed": 20.0})
+    both = await sides(simulated=RUNNING)
     in_background = {**ask(), "background": True, "text_format": Tide, "extra_headers": {"Prefer": "wait=60"}}
     assert (await (await client_of(both.direct))("responses.parse", **in_background)).output_parsed is None
     assert isinstance((await (await client_of(both.through))("responses.parse", **in_background)).output_parsed, Tide)

@@ -141,7 +141,8 @@ async def resume(
     after = [shown(update) async for update in run]
     final = await run.get_final_response()
     value = final.value.model_dump() if structured and final.value else None
-    say({"before": seen, "after": after, "text": final.text, "value": value, "calls": CALLS})
+    ended = {"text": final.text, "value": value, "calls": CALLS, "token": final.continuation_token}
+    say({"before": seen, "after": after, **ended})
 
 
 async def tools(base_url: str, scenario: dict[str, Any], streamed: bool) -> None:

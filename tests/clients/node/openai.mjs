@@ -79,6 +79,22 @@ await play({
     say([events, await outcome(helper.finalResponse())]);
   },
 
+  // The helper from every event of a response on; says from where it did not work.
+  async helper_from_everywhere({ baseURL, body }) {
+    const { responses } = clientOf(baseURL);
+    const whole = await each(await responses.create({ ...body, stream: true }));
+    const { id, output } = whole.at(-1).response;
+    const failed = [];
+    for (const { sequence_number: after, type } of whole) {
+      const helper = responses.stream({ response_id: id }, { headers: { "Last-Event-ID": String(after) } });
+      const events = await outcome(each(helper));
+      const final = await outcome(helper.finalResponse());
+      const right = final.value && JSON.stringify(final.value.output.map((item) => item.id)) === JSON.stringify(output.map((item) => item.id));
+      if (events.raised || !right || final.value.status !== "completed") failed.push([type, events.message, final]);
+    }
+    say([whole.length, failed]);
+  },
+
   // Says when it has seen an event of the type `first`.
   async helper({ baseURL, body, first = "response.created" }) {
     const helper = clientOf(baseURL).responses.stream(body);
