@@ -119,9 +119,9 @@ def _response(context: Context, request: web.Request, target: Target, asked: Ask
 
 async def _for_spans(context: Context, body: bytes, response: Response) -> Response:
     """With what only spans need: what was said, and where the response which this one goes on from was traced."""
-    if not response.trace.sampled:
-        return response
     settings, previous = context.settings, None
+    if not response.trace.sampled or (response.previous_response_id is None and not settings.capture_content):
+        return response
     if response.previous_response_id is not None:
         with contextlib.suppress(StoreUnavailable):
             previous = await context.tracker.find(response.previous_response_id, response.owner)

@@ -136,8 +136,13 @@ class Ledger:
     def _whole(self, live: Live, outcome: Outcome, source: str) -> Outcome:
         """The ending with all that is known of it: what is due is made of nothing else."""
         known = live.response
-        ended = replace(outcome.response, counts=known.counts, token_open=known.token_open)
-        ended = replace(ended, ended_by=source, attended=live.asking > 0)
+        ended = replace(
+            outcome.response,
+            counts=known.counts,
+            token_open=known.token_open,
+            ended_by=source,
+            attended=live.asking > 0,
+        )
         due = self._telemetry.due(ended, late=known.ended)
         return replace(outcome, response=ended, counts=live.take_counts(), due=due)
 
