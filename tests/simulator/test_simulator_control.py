@@ -170,6 +170,47 @@ async def test_a_websocket_carries_one_response_after_the_other(instant: Scene) 
         assert (refused["status"], refused["error"]["param"]) == (400, "background")
 
 
+async def test_lanes_of_a_websocket_go_on_beside_each_other_and_there_are_so_many(still: Scene) -> None:
+    async with still.http.ws_connect(still.server.make_url("/v1/responses")) as socket:
+        for lane in (*("a", "a"), *(f"lane-{number}" for number in range(15))):
+            await socket.send_json({"type": "response.create", "stream_id": lane, **ASK})
+        begun = [await socket.receive_json() for _ in range(31)]
+        refused = [message for message in begun if message["type"] == "error"]
+        assert [(error["stream_id"], error["error"]["code"]) for error in refused] == [
+            ("lane-14", "websocket_stream_limit_reached")
+        ]
+        of_a = [message["type"] for message in begun if message["stream_id"] == "a"]
+        assert of_a == ["response.created", "response.in_progress"]
+
+        still.simulator.skip(60)
+        said = {("response.completed", "a"), *(("response.completed", f"lane-{number}") for number in range(14))}
+        said.add(("response.created", "a"))  # the second one of its lane
+        while said:
+            message = await socket.receive_json()
+            said.discard((message["type"], message["stream_id"]))
+
+
+async def test_a_websocket_remembers_what_is_not_stored_and_warms_up_without_output(instant: Scene) -> None:
+    async def ask(socket: aiohttp.ClientWebSocketResponse, **more: Any) -> list[dict[str, Any]]:
+        await socket.send_json({"type": "response.create", **ASK, **more})
+        got = [await socket.receive_json()]
+        while got[-1]["type"] not in ("response.completed", "error"):
+            got.append(await socket.receive_json())
+        return got
+
+    url = instant.server.make_url("/v1/responses")
+    async with instant.http.ws_connect(url) as socket:
+        warm = await ask(socket, generate=False, store=False)
+        assert [event["type"] for event in warm] == ["response.created", "response.in_progress", "response.completed"]
+        previous = warm[0]["response"]["id"]
+        assert (await ask(socket, previous_response_id=previous))[-1]["type"] == "response.completed"
+    async with instant.http.ws_connect(url) as another:
+        (refused,) = await ask(another, previous_response_id=previous)
+        assert (refused["status"], refused["error"]["code"]) == (400, "previous_response_not_found")
+        (refused,) = await ask(another, stream_id="no lane")
+        assert refused["error"]["param"] == "stream_id"
+
+
 async def test_a_websocket_ends_with_the_server_and_a_plain_get_of_its_path_is_refused(still: Scene) -> None:
     assert (await still.get("/v1/responses"))[0].status == 405
     async with still.http.ws_connect(still.server.make_url("/v1/responses")) as socket:
