@@ -37,7 +37,7 @@ Words, one meaning each:
     tail                the last position of a log
     terminal            completed, failed, incomplete or cancelled: upstream's final word, written once
     ended               tracking is over: by a terminal status, or lost, abandoned, deleted, cut off
-    mode                `background` and `stream` of the create as one value
+    mode                `background` and `stream` of the create as one value; `websocket`: it came over one
     route               one upstream: base URL and, where the gateway holds one, its credential
     owner               a keyed hash of route, credential, organisation and project; only owners are shown a response
     pump, poller        who copies events, who copies snapshots
@@ -45,6 +45,7 @@ Words, one meaning each:
     attach, resume      a reader begins; a reader begins in the middle. Re-attach: the pump does so upstream
     heartbeat           a comment in a silent stream
     continuation token  `resp_...~N`: an id and a position
+    ticket              stands for a credential in a URL: for one response, for reading, for a while
     fact                something that happened, in the past tense; all telemetry is made of them
     stuck, recovered    it should have moved and did not, for a reason; it moved again
     linger              how long a foreground stream outlives its last reader

@@ -30,6 +30,7 @@ VENDORS = {
     "sqlite3": {"store"},
     "pydantic": {"config"},
     "uvloop": {"top"},
+    "wsproto": {"edge.websocket_observer"},
     "openai": {"top"},
 }
 

@@ -1,22 +1,20 @@
 """README's pages in a real browser: they follow a response over a line that is cut, and show its text once."""
 
-import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from browser import Page, needs_chromium, new_page
+from readme import examples
 from running import Running, Upstream
 from stories import STILL, Ahead, fetch, job, some
-from test_readme import README
 from wire import Cable, cable_to
 
 from gateway.domain.continuation import CursorForm
 from gateway.domain.facts import Attached, RequestServed
 
-BLOCKS = re.findall(r"<!-- runs in a browser -->\n```js\n(.*?)^```", README, re.S | re.M)
-EVENT_SOURCE, FETCH = (next(block for block in BLOCKS if word in block) for word in ("new EventSource", "await fetch"))
+EVENT_SOURCE, FETCH = (example.code for example in examples("<!-- runs in a browser -->"))
 CLOSED = 2
 
 pytestmark = needs_chromium

@@ -66,7 +66,7 @@ class Attempted(ResponseFact):
 
 @dataclass(frozen=True, slots=True)
 class Refused(ResponseFact):
-    """Upstream (or the way to it) refused the create; there is no response. `status` is the HTTP status."""
+    """Upstream, or the way to it, refused the create: there is no response. `status`: HTTP's; 0: none was told."""
 
     status: int
 
@@ -276,7 +276,10 @@ class StoreFailed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class Untracked(Fact):
-    """A create went upstream without being tracked; `reason`: store, not_json. `mode` None: not readable."""
+    """A create went upstream without being tracked. `mode` None: not readable.
+
+    `reason`: store; not_json; limit, of what one WebSocket may carry; unreadable, for a whole WebSocket from here on.
+    """
 
     reason: str
     mode: Mode | None = None

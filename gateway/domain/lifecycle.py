@@ -112,7 +112,7 @@ def receive(response: Response, events: Sequence[Event], at: float) -> Step:
     if not taken:
         return Step(response)
     last = events[taken - 1]
-    response = _moved(response, at, last_event=last.type, tail=last.number, logged=True)
+    response = _moved(response, at, last_event=last.type, tail=last.number)
     outcome = None
     if ended:
         response = _ended(response, Ending.TERMINAL, at)

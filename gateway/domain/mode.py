@@ -1,4 +1,4 @@
-"""How a response is created, read from the create body: the four modes.
+"""How a response is created, read from the create body: the modes.
 
 The only reading of a create body; everything else in it passes as it came.
 """
@@ -13,12 +13,16 @@ from gateway.domain.lenient import NULL, name, number, part
 
 
 class Mode(StrEnum):
-    """`background` and `stream` of the create body as one value, which is also a metric label."""
+    """`background` and `stream` of the create body as one value, which is also a metric label.
+
+    `websocket`: the create came over a WebSocket, where there is neither.
+    """
 
     FOREGROUND = "foreground"
     STREAM = "stream"
     BACKGROUND = "background"
     BACKGROUND_STREAM = "background_stream"
+    WEBSOCKET = "websocket"
 
     @property
     def background(self) -> bool:
@@ -26,9 +30,14 @@ class Mode(StrEnum):
         return self in (Mode.BACKGROUND, Mode.BACKGROUND_STREAM)
 
     @property
+    def kept(self) -> bool:
+        """The store has it."""
+        return self is not Mode.WEBSOCKET
+
+    @property
     def streamed(self) -> bool:
-        """The client asked for events."""
-        return self in (Mode.STREAM, Mode.BACKGROUND_STREAM)
+        """The client gets events."""
+        return self in (Mode.STREAM, Mode.BACKGROUND_STREAM, Mode.WEBSOCKET)
 
 
 _MODES = {

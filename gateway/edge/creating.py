@@ -44,7 +44,7 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
         context.telemetry.emit([Untracked(context.clock(), "not_json")])
         return await forward(context, request, target, body=body)
     await require_owner(context, request, asked.previous_response_id)
-    response = await _for_spans(context, body, _response(context, request, target, asked))
+    response = await _for_spans(context, body, new_response(context, request, target, asked))
     request[ABOUT] = response
     call = _call(context, request, target, response, mode.without_cursor(body, asked))
     try:
@@ -87,11 +87,17 @@ async def _answered(
         )
 
 
-def _response(context: Context, request: web.Request, target: Target, asked: Asked) -> Response:
+def new_response(
+    context: Context, request: web.Request, target: Target, asked: Asked, *, own_trace: bool = False
+) -> Response:
+    """The response that a request asks for, as it is before upstream is called.
+
+    `own_trace`: it is in no caller's, as the request asks for many.
+    """
     now = context.clock()
     trace = context.tracing.draw(
-        request.headers.get("traceparent"),
-        request.headers.get("tracestate"),
+        None if own_trace else request.headers.get("traceparent"),
+        None if own_trace else request.headers.get("tracestate"),
     )
     previous = asked.previous_response_id
     return Response(

@@ -1,10 +1,12 @@
 """WebSockets: a client's upgrade is passed on, and from then on bytes go both ways as they are.
 
-Rule: frames are not parsed, so that sub-protocols, compression, pings, fragments, sizes, close codes and reasons are
-those of the two ends. Called by `edge.server`. Source: RFC 6455.
+Rule: what passes is not parsed, so that sub-protocols, compression, pings, fragments, sizes, close codes and reasons
+are those of the two ends. On the way to responses an observer reads a copy along. Called by `edge.server`.
+Source: RFC 6455.
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -15,10 +17,13 @@ from multidict import CIMultiDict
 
 from gateway.domain.errors import UpstreamCut, UpstreamError, UpstreamTimeout, UpstreamUnreachable, WebSocketRefused
 from gateway.domain.headers import Headers
+from gateway.domain.websocket import Conversation, Side
 from gateway.edge.context import Context
+from gateway.edge.creating import new_response
 from gateway.edge.passthrough import RECEIVED_BYTES, abort, as_sent, client_headers, relay, upstream_headers, write
+from gateway.edge.websocket_observer import Observer
 from gateway.relay import routing
-from gateway.relay.routing import Target
+from gateway.relay.routing import Kind, Target
 from gateway.relay.upstream import Answer
 
 _BUFFER_BYTES = 64 * 1024
@@ -57,10 +62,36 @@ async def tunnel(context: Context, request: web.Request, target: Target) -> web.
         response = as_sent(answer, [*client_headers(answer), *_UPGRADE])
         response.force_close()
         await response.prepare(request)
-        await _join(context, request, response, upstream.connection.protocol)
+        if target.kind is Kind.CREATE:
+            await _observed(context, request, target, answer, response, upstream.connection.protocol)
+        else:
+            await _join(context, request, response, upstream.connection.protocol, None)
         return response
     finally:
         upstream.close()
+
+
+async def _observed(
+    context: Context,
+    request: web.Request,
+    target: Target,
+    answer: Answer,
+    response: web.StreamResponse,
+    connection: Any,
+) -> None:
+    """Join both ends while an observer reads along."""
+    conversation = Conversation(functools.partial(new_response, context, request, target, own_trace=True))
+    extensions = ",".join(value for name, value in answer.headers if name.lower() == "sec-websocket-extensions")
+    observer = Observer(context, conversation, extensions)
+    context.tracker.conversations.add(conversation)
+    try:
+        await _join(context, request, response, connection, observer)
+    except asyncio.CancelledError:
+        observer.left("gateway" if context.readiness.refusing else "client")
+        raise
+    finally:
+        context.tracker.conversations.discard(conversation)
+        observer.close()
 
 
 async def _handshake(context: Context, request: web.Request, target: Target) -> aiohttp.ClientResponse:
@@ -100,18 +131,34 @@ class _Incoming:
         self.reader.feed_eof()
 
 
-async def _join(context: Context, request: web.Request, response: web.StreamResponse, connection: Any) -> None:
+async def _join(
+    context: Context, request: web.Request, response: web.StreamResponse, connection: Any, observer: Observer | None
+) -> None:
     client, upstream = _Incoming(request.protocol), _Incoming(connection)
     outgoing = StreamWriter(connection, asyncio.get_running_loop())
+    limit_s = context.settings.write_timeout_s
+
+    async def to_upstream(data: bytes) -> None:
+        if observer is not None:
+            observer.sent("client", data)  # before upstream can have answered it
+        await outgoing.write(data)
 
     async def to_client(data: bytes) -> None:
-        await write(response, data, context.settings.write_timeout_s)
+        try:
+            await write(response, data, limit_s)
+        finally:
+            if observer is not None:
+                observer.sent("upstream", data)
+
+    def left(side: Side) -> None:
+        if observer is not None:
+            observer.left(side)
 
     request.protocol.set_parser(cast(Any, client))
     connection.set_parser(upstream, upstream.reader)
     ends = await asyncio.gather(
-        _copy(client.reader, outgoing.write, then=upstream.reader),
-        _copy(upstream.reader, to_client, then=client.reader),
+        _copy(client.reader, to_upstream, then=upstream.reader, left=left, ends=("client", "upstream")),
+        _copy(upstream.reader, to_client, then=client.reader, left=left, ends=("upstream", "client")),
         return_exceptions=True,
     )
     request[RECEIVED_BYTES] = client.reader.total_bytes
@@ -120,11 +167,23 @@ async def _join(context: Context, request: web.Request, response: web.StreamResp
 
 
 async def _copy(
-    source: aiohttp.StreamReader, write_on: Callable[[bytes], Awaitable[None]], *, then: aiohttp.StreamReader
+    source: aiohttp.StreamReader,
+    write_on: Callable[[bytes], Awaitable[None]],
+    *,
+    then: aiohttp.StreamReader,
+    left: Callable[[Side], None],
+    ends: tuple[Side, Side],
 ) -> None:
-    """Copy to the end, which is then the end of the other direction too."""
+    """Copy from one end to the other until one of them leaves, which is then the end of the other direction too."""
+    at_work = ends[0]
     try:
         while data := await source.readany():
+            at_work = ends[1]
             await write_on(data)
+            at_work = ends[0]
+        left(at_work)
+    except Exception:
+        left(at_work)
+        raise
     finally:
         then.feed_eof()

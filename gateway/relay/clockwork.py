@@ -8,7 +8,7 @@ response that comes or goes meanwhile is counted or not. Run by the tracker, whi
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from gateway.config import Settings
@@ -18,6 +18,7 @@ from gateway.domain.lifecycle import Outcome, give_up
 from gateway.domain.models import ByModel
 from gateway.domain.response import Ending, Stuck
 from gateway.domain.stuck import STANDS_STILL, Contact, Patience, forgotten_at, judge
+from gateway.domain.websocket import Conversation
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
 from gateway.relay.poller import Poller
@@ -36,7 +37,10 @@ _ABANDONED_FOR = STANDS_STILL | {Stuck.LOST, Stuck.EXPIRED}
 
 
 class Clockwork:
-    """Acts on the live responses by the clock. `live` are the tracker's, `followers` says how many clients read."""
+    """Acts on the live responses by the clock. `live` are the tracker's, `conversations` those of WebSockets.
+
+    `followers` says how many clients read.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Clockwork:
         telemetry: Telemetry,
         clock: Callable[[], float],
         live: Mapping[str, Live],
+        conversations: Collection[Conversation],
         followers: Callable[[], int],
         spawn: Callable[[Coroutine[Any, Any, Any], str], object],
     ) -> None:
@@ -57,6 +62,7 @@ class Clockwork:
         self._telemetry = telemetry
         self._clock = clock
         self._live = live
+        self._conversations = conversations
         self._followers = followers
         self._spawn = spawn
         self._patience = Patience(
@@ -85,6 +91,10 @@ class Clockwork:
                     expires_at = None if contact.answered else forgotten_at(live.response, contact, self._patience)
                     survey.add(live.response, expires_at)
                 await asyncio.sleep(0)
+            for conversation in tuple(self._conversations):
+                self._telemetry.emit(conversation.look(self._clock(), self._patience))
+                for response in conversation.live:
+                    survey.add(response, None)
             self._telemetry.emit([survey.done(self._clock(), followers=self._followers())])
             # Some at a time: the writes of thousands, decided in one go, would hold the event loop up.
             for start in range(0, len(unwritten), _WRITTEN_AT_ONCE):

@@ -24,6 +24,7 @@ from gateway.domain.facts import Observed, StoreFailed, TakenUp
 from gateway.domain.headers import Headers
 from gateway.domain.lifecycle import died_with_the_process
 from gateway.domain.response import Response
+from gateway.domain.websocket import Conversation
 from gateway.relay.clockwork import Clockwork
 from gateway.relay.creation import Creation, Head
 from gateway.relay.ledger import Ledger
@@ -64,6 +65,7 @@ class Tracker:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._followers: dict[asyncio.Task[Any], str] = {}
         self.live: dict[str, Live] = {}
+        self.conversations: set[Conversation] = set()
         self.ledger = Ledger(store, telemetry, clock, self._forget)
         self.poller = Poller(settings, route, upstream, self.ledger, telemetry, clock, self.spawn)
         self._pump = Pump(settings, route, upstream, store, self.ledger, self.poller, telemetry, clock)
@@ -76,6 +78,7 @@ class Tracker:
             telemetry,
             clock,
             self.live,
+            self.conversations,
             lambda: self.followers,
             self.spawn,
         )

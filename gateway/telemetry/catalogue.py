@@ -97,7 +97,7 @@ METRICS: tuple[Metric, ...] = (
         names.UNTRACKED,
         "counter",
         "Creates that went upstream untracked.",
-        {"reason": ("store", "not_json"), "mode": (*_MODES, UNKNOWN)},
+        {"reason": ("store", "not_json", "limit", "unreadable"), "mode": (*_MODES, UNKNOWN)},
     ),
     Metric(names.DURATION, "histogram", "Create to final status.", {"mode": _MODES, "status": _ENDED}, _LIFETIME),
     Metric(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.domain.content import answered
+from gateway.domain.mode import Mode
 from gateway.domain.response import Caller, Ending, Response, Status, Trace
 from gateway.telemetry import names
 from gateway.telemetry.span import Span, Value
@@ -83,11 +84,12 @@ def counted_by_caller(response: Response) -> bool:
 
 
 def create(response: Response, end: float, status: int | None, error: str | None = None) -> Span:
-    """The server span of the create."""
+    """The server span of the create. Over a WebSocket that is a message, with no method or status of its own."""
+    message = response.mode is Mode.WEBSOCKET
     attributes: dict[str, Value] = {
-        names.HTTP_METHOD: "POST",
+        names.HTTP_METHOD: None if message else "POST",
         names.HTTP_ROUTE: names.ROUTE_CREATE,
-        names.HTTP_STATUS: status,
+        names.HTTP_STATUS: None if message else status,
         names.URL_PATH: response.client_path or names.ROUTE_CREATE,
         names.URL_SCHEME: "http",
         names.USER_AGENT: response.user_agent,
@@ -98,7 +100,8 @@ def create(response: Response, end: float, status: int | None, error: str | None
     }
     linked = response.trace.linked
     links = () if linked is None else (linked,)
-    return Span(names.SPAN_CREATE, "create", "server", response.created_at, end, attributes, error, links)
+    name = names.SPAN_MESSAGE if message else names.SPAN_CREATE
+    return Span(name, "create", "server", response.created_at, end, attributes, error, links)
 
 
 def queued(response: Response, end: float) -> Span:

@@ -15,6 +15,7 @@ SCOPE: Final = "gateway"
 
 # Spans. Low cardinality: an id is never part of a name.
 SPAN_CREATE: Final = "POST /v1/responses"
+SPAN_MESSAGE: Final = "WEBSOCKET /v1/responses"
 SPAN_ATTEMPT: Final = "POST"
 SPAN_FETCH: Final = "fetch_response"
 SPAN_STREAM: Final = "stream"

@@ -58,7 +58,7 @@ def _refused(fact: facts.Refused) -> Sequence[Span]:
         "client",
         response.created_at,
         fact.at,
-        {**request(response), names.HTTP_STATUS: fact.status},
+        {**request(response), names.HTTP_STATUS: fact.status or None},
         response.error_code or str(fact.status),
     )
     error = str(fact.status) if fact.status >= 500 else None

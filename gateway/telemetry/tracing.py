@@ -11,7 +11,8 @@ stuck. A poll or a resume whose client records a span of its own stands in that 
 generation.
 
 What an end finishes does not go through the queue, which drops: the store keeps the end (`due` says of which), and the
-relay's outbox gives it to `send` until the collector has taken it.
+relay's outbox gives it to `send` until the collector has taken it. Only what no store keeps, the responses of a
+WebSocket, is queued with the rest.
 
 Rule: with its siblings the only importer of OpenTelemetry. What is exported, and where to, is decided by the standard
 OTEL_* variables; without an endpoint nothing is. Nothing here blocks, and nothing raises because of a collector.
@@ -166,6 +167,9 @@ class Tracing:
             return
         if fact.response is None:
             return
+        if isinstance(fact, facts.Ended) and not fact.response.mode.kept and self.due(fact.response, fact.late):
+            for built in self._of([End(fact.response)], again=False):
+                self._queue.put(built, child=False)
         trace = fact.response.trace
         if trace.sampled or isinstance(fact, facts.RequestServed):
             for span in spans_of(fact):
