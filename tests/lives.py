@@ -1,6 +1,5 @@
 """Lives of responses as facts, for tests of what is made of them."""
 
-from dataclasses import replace
 from typing import Any
 
 from gateway.domain.continuation import CursorForm
@@ -67,17 +66,16 @@ def a_response(**changes: Any) -> Response:
         pumped=True,
         request_id="request-1",
     )
-    return replace(first, **changes)
+    return first.but(**changes)
 
 
 def a_life(**changes: Any) -> list[Fact]:
     """Queued for 2 s, cut and taken up again by its reader, completed after 10 s."""
     queued = a_response(**{"status": Status.QUEUED, "status_at": T + 0.5, "answered_at": T + 0.5, **changes})
-    running = replace(queued, status=Status.IN_PROGRESS, status_at=T + 2, started_at=T + 2)
-    output = replace(running, first_output_at=T + 3, tail=8)
+    running = queued.but(status=Status.IN_PROGRESS, status_at=T + 2, started_at=T + 2)
+    output = running.but(first_output_at=T + 3, tail=8)
     counts = Counts(client_polls=2, upstream_polls=1, attaches=2, resumes=1, disconnects=1, reattaches=1)
-    done = replace(
-        output,
+    done = output.but(
         status=Status.COMPLETED,
         status_at=T + 10,
         ended_at=T + 10,
@@ -105,7 +103,7 @@ def a_life(**changes: Any) -> list[Fact]:
         ClientPolled(T + 7, output, "unchanged", "store"),
         UpstreamPolled(T + 7, output, "unchanged", 200, 0.05),
         Appended(T + 10, done, 11, 2000, 0.003),
-        StatusChanged(T + 10, replace(done, ending=None, ended_at=None), Status.IN_PROGRESS, Status.COMPLETED),
+        StatusChanged(T + 10, done.but(ending=None, ended_at=None), Status.IN_PROGRESS, Status.COMPLETED),
         Ended(T + 10, done, late=False, source="stream"),
         Detached(T + 10.25, done, "resume", "end", 19, 11, 2, T + 6, CursorForm.STARTING_AFTER, 8),
     ]
@@ -123,7 +121,7 @@ def one_of_each() -> list[Fact]:
     stuck = a_response(status=Status.QUEUED, stuck=Stuck.QUEUED, stuck_at=T + 100)
     others: list[Fact] = [
         BecameStuck(T + 100, stuck),
-        Recovered(T + 110, replace(stuck, stuck=None), Stuck.QUEUED),
+        Recovered(T + 110, stuck.but(stuck=None), Stuck.QUEUED),
         Contradicted(T + 11, a_response(), "backwards", "in_progress -> queued"),
         Cancelled(T + 8, a_response(), 200, 0.125),
         Refused(T + 0.25, a_response(response_id=None, model=None, error_code="rate_limit_exceeded"), 429),

@@ -1,7 +1,6 @@
 """The fold: what may follow what, and that a response ends at most once."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ T = 1_790_000_000.0
 NEW = Response(
     key="k", route="default", owner="o", mode=Mode.BACKGROUND_STREAM, created_at=T, trace=Trace(1, 2, 3, 0, False)
 )
-QUEUED = replace(NEW, status=Status.QUEUED, response_id="resp_1", status_at=T, progress_at=T)
+QUEUED = NEW.but(status=Status.QUEUED, response_id="resp_1", status_at=T, progress_at=T)
 
 
 def body(status: str | None = None, **fields: Any) -> bytes:
@@ -95,14 +94,14 @@ def test_what_comes_behind_the_end_is_not_taken_and_said() -> None:
 
 
 def test_a_status_that_moves_backwards_is_recorded_and_not_applied() -> None:
-    running = replace(QUEUED, status=Status.IN_PROGRESS)
+    running = QUEUED.but(status=Status.IN_PROGRESS)
     step = observe(running, snapshot("queued"), T)
     assert kinds(step) == [Contradicted]
     assert step.response.status is Status.IN_PROGRESS
 
 
 def test_a_terminal_status_is_written_once() -> None:
-    cancelled = replace(QUEUED, status=Status.CANCELLED, ending=Ending.TERMINAL)
+    cancelled = QUEUED.but(status=Status.CANCELLED, ending=Ending.TERMINAL)
     step = observe(cancelled, snapshot("completed"), T)
     assert kinds(step) == [Contradicted]
     assert step.outcome is None
@@ -110,7 +109,7 @@ def test_a_terminal_status_is_written_once() -> None:
 
 
 def test_a_terminal_that_comes_after_tracking_was_given_up_is_an_end_all_the_same() -> None:
-    lost = replace(QUEUED, ending=Ending.LOST)
+    lost = QUEUED.but(ending=Ending.LOST)
     step = observe(lost, snapshot("completed"), T)
     assert step.outcome is not None
     assert step.outcome.response.ending is Ending.TERMINAL
@@ -130,7 +129,7 @@ def test_a_status_that_no_document_names_is_recorded_and_the_known_one_stays() -
 
 @pytest.mark.parametrize("status", ["thinking", None])
 def test_an_object_that_says_no_known_status_still_names_the_response(status: str | None) -> None:
-    step = observe(replace(QUEUED, response_id=None), snapshot(status), T)
+    step = observe(QUEUED.but(response_id=None), snapshot(status), T)
     assert step.response.response_id == "resp_1"
     assert step.response.status is Status.QUEUED
 

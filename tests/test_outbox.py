@@ -144,9 +144,9 @@ async def test_what_ends_is_sent_once(build: Build) -> None:
 async def test_an_end_that_is_not_due_is_not_kept(build: Build) -> None:
     house = await build(OTEL_TRACES_SAMPLER="always_off")
     fact = ended(Status.COMPLETED)
-    unsampled = replace(fact.response, trace=replace(fact.response.trace, sampled=False))
+    unsampled = fact.response.but(trace=replace(fact.response.trace, sampled=False))
     assert not house.telemetry.due(unsampled, late=False)
-    assert house.telemetry.due(replace(unsampled, status=Status.FAILED), late=False)
+    assert house.telemetry.due(unsampled.but(status=Status.FAILED), late=False)
     assert house.telemetry.due(unsampled, late=True), "what it is late for was promoted"
     assert not Telemetry().due(fact.response, late=False), "where nothing is exported, nothing is due"
 

@@ -1,7 +1,7 @@
 """When a response counts as stuck, and why; and that it becomes so and recovers strictly in turn."""
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ QUEUED = a_response(status=Status.QUEUED, status_at=T, progress_at=T)
 
 def judged(after_s: float, contact: dict[str, Any], **changes: Any) -> Stuck | None:
     now = T + after_s
-    return judge(replace(QUEUED, **changes), now, Contact(**{"heard_at": now, **contact}), PATIENCE)
+    return judge(QUEUED.but(**changes), now, Contact(**{"heard_at": now, **contact}), PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_upstream_forgets_what_is_not_stored_when_it_was_not_asked_for_too_long(
     assert judged(59, unheard, stored=False) is not Stuck.EXPIRED
     assert judged(60, unheard, stored=True) is not Stuck.EXPIRED
     assert judged(60, unheard, stored=False, mode=Mode.STREAM) is not Stuck.EXPIRED
-    unstored = replace(QUEUED, stored=False)
+    unstored = QUEUED.but(stored=False)
     assert forgotten_at(unstored, Contact(T + 5), PATIENCE) == T + 65
     assert forgotten_at(QUEUED, Contact(T + 5), PATIENCE) is None
 
@@ -109,10 +109,10 @@ def test_who_waited_for_its_owner_does_not_any_more_when_the_owner_is_back() -> 
 
 
 def test_a_changed_reason_is_a_recovery_and_then_another() -> None:
-    before = replace(QUEUED, stuck=Stuck.QUEUED, stuck_at=T)
-    after = replace(QUEUED, stuck=Stuck.LOST, stuck_at=T + 1)
+    before = QUEUED.but(stuck=Stuck.QUEUED, stuck_at=T)
+    after = QUEUED.but(stuck=Stuck.LOST, stuck_at=T + 1)
     assert turned(before, after, T + 1) == (Recovered(T + 1, after, Stuck.QUEUED), BecameStuck(T + 1, after))
-    assert turned(before, replace(before, tail=7), T + 1) == ()
+    assert turned(before, before.but(tail=7), T + 1) == ()
 
 
 def test_patterns_are_tried_in_order_and_a_million_names_are_not_remembered() -> None:
@@ -139,7 +139,7 @@ class World:
         self.store = MemoryStore(lambda: self.now)
         await self.store.open()
         self.ledger = Ledger(self.store, Telemetry([self.told.append]), lambda: self.now, lambda live: None)
-        recorded = await self.store.create(replace(QUEUED, pumped=False, stored=False))
+        recorded = await self.store.create(QUEUED.but(pumped=False, stored=False))
         self.live = Live(recorded, recorded.epoch, credential=[("Authorization", "Bearer sk")])
 
     def judge(self) -> None:

@@ -165,7 +165,7 @@ def test_quieter_lines_than_asked_for_are_not_written() -> None:
 
 
 def test_no_words_of_upstreams_and_no_owner_are_in_any_line() -> None:
-    told = [replace(fact, response=replace(fact.response, error_message="a prompt", owner="an owner"))
+    told = [replace(fact, response=fact.response.but(error_message="a prompt", owner="an owner"))
             for fact in [*one_of_each(), ended(Status.FAILED)] if isinstance(fact, facts.ResponseFact)]  # fmt: skip
     text = written([*told], level="debug")
     assert len(text.splitlines()) > 10

@@ -249,7 +249,7 @@ def test_the_pace_of_output_is_measured_only_where_it_was_seen() -> None:
 def test_a_late_terminal_counts_its_tokens_and_is_no_second_duration() -> None:
     metrics = counting()
     lost = ended(Status.IN_PROGRESS, Ending.LOST)
-    final = replace(lost.response, status=Status.COMPLETED, ending=Ending.TERMINAL, usage=Usage(input=7, output=5))
+    final = lost.response.but(status=Status.COMPLETED, ending=Ending.TERMINAL, usage=Usage(input=7, output=5))
     metrics.observe(lost)
     metrics.observe(facts.StatusChanged(T + 500, final, Status.IN_PROGRESS, Status.COMPLETED))
     metrics.observe(facts.Ended(T + 500, final, late=True, source="poll"))

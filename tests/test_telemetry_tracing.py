@@ -261,7 +261,7 @@ async def test_each_attempt_to_create_is_a_span_under_the_generation() -> None:
         path="/v1/responses", query="api-version=2026-11-01&sig=s3cret&token", upstream_request_id="req_1"
     )
     told = [
-        facts.Attempted(T, replace(asked, upstream_request_id=None), 0, 0.5, 0, "upstream_timeout"),
+        facts.Attempted(T, asked.but(upstream_request_id=None), 0, 0.5, 0, "upstream_timeout"),
         facts.Attempted(T + 1, asked, 400, 0.25, 1),
         facts.Attempted(T + 2, asked, 200, 0.125, 2),
     ]
@@ -466,9 +466,7 @@ async def test_a_poll_that_failed_says_how(status: int, error: str) -> None:
 
 async def test_a_late_terminal_is_a_child_and_leaves_the_generation_as_it_was() -> None:
     lost = ended(Status.IN_PROGRESS, Ending.LOST, started_at=T + 2)
-    final = replace(
-        lost.response, status=Status.COMPLETED, ending=Ending.TERMINAL, usage=Usage(input=7), ended_at=T + 99
-    )
+    final = lost.response.but(status=Status.COMPLETED, ending=Ending.TERMINAL, usage=Usage(input=7), ended_at=T + 99)
     spans = await exported([lost, facts.Ended(T + 99, final, late=True, source="poll")])
     assert set(spans) == {"in_progress", "chat gpt-5", "late_terminal"}
     assert attributes(spans["chat gpt-5"])["error.type"] == "lost"
@@ -487,7 +485,7 @@ async def test_another_process_ends_the_trace_that_a_dead_one_began() -> None:
 
 
 async def test_however_often_an_end_is_sent_its_spans_are_the_same() -> None:
-    late = replace(ended(Status.COMPLETED).response, ended_at=T + 99)
+    late = ended(Status.COMPLETED).response.but(ended_at=T + 99)
     told = [a_life()[16], facts.Ended(T + 99, late, late=True, source="poll")]
     once, again = [await exported(told) for _ in range(2)]
     assert set(once) == {"in_progress", "chat gpt-5", "late_terminal"}

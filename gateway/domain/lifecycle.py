@@ -14,7 +14,7 @@ the tracker.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -102,10 +102,10 @@ def receive(response: Response, events: Sequence[Event], at: float) -> Step:
                 break
         elif event.type == ERROR:
             code, message = error_of(event.data)
-            response = replace(response, error_code=code, error_message=message)
+            response = response.but(error_code=code, error_message=message)
         elif first_output and event.is_output:
             first_output = False
-            response = replace(response, first_output_at=at)
+            response = response.but(first_output_at=at)
             facts.append(FirstOutput(at, response))
     if taken < len(events):
         facts.append(_contradiction(response, at, "after_terminal", f"{len(events) - taken} events"))
@@ -123,10 +123,10 @@ def receive(response: Response, events: Sequence[Event], at: float) -> Step:
 def observe(response: Response, snapshot: Snapshot, at: float) -> Step:
     """Fold a polled (or cancelled, or created) response object into a response."""
     if snapshot.status is None and snapshot.id and response.response_id is None:
-        response = replace(response, response_id=snapshot.id)
+        response = response.but(response_id=snapshot.id)
     if snapshot.unknown_status and not response.terminal:
         fact = _contradiction(response, at, "unknown_status", snapshot.unknown_status)
-        return Step(replace(response, status_at=response.status_at or at), (fact,), body=snapshot.raw)
+        return Step(response.but(status_at=response.status_at or at), (fact,), body=snapshot.raw)
     if snapshot.status is None:
         return Step(response, body=snapshot.raw)
     was_terminal = response.terminal
@@ -137,7 +137,7 @@ def observe(response: Response, snapshot: Snapshot, at: float) -> Step:
     if changed:
         after = _moved(after, at, fingerprint=snapshot.fingerprint)
     if snapshot.has_output and after.first_output_at is None:
-        after = replace(after, first_output_at=at)
+        after = after.but(first_output_at=at)
         facts.append(FirstOutput(at, after))
     outcome = None
     if after.terminal:
@@ -151,7 +151,7 @@ def give_up(response: Response, ending: Ending, at: float, *, code: str, message
     """End the tracking without upstream's final word. The status stays; readers get the nested error."""
     response = _ended(response, ending, at)
     if response.error_code is None:
-        response = replace(response, error_code=code, error_message=message)
+        response = response.but(error_code=code, error_message=message)
     return Outcome(response, None, closes_log=False, code=code, message=message)
 
 
@@ -168,7 +168,7 @@ def died_with_the_process(response: Response, now: float) -> Outcome | None:
 
 def failed_by_error_event(response: Response, at: float) -> Outcome:
     """The stream ended after an `error` event and nothing else will come: the response failed."""
-    response = replace(response, status=Status.FAILED, status_at=at)
+    response = response.but(status=Status.FAILED, status_at=at)
     return Outcome(_ended(response, Ending.TERMINAL, at), None, closes_log=True)
 
 
@@ -201,7 +201,7 @@ def _told(response: Response, snapshot: Snapshot | None, status: Status, at: flo
         answered = at if response.answered_at is None else response.answered_at
         said |= {"status": status, "status_at": at, "answered_at": answered, "started_at": started}
     new = {name: value for name, value in said.items() if getattr(response, name) != value}
-    after = replace(response, **new) if new else response  # most polls say nothing new
+    after = response.but(**new) if new else response  # most polls say nothing new
     if "status" in said:
         facts.append(StatusChanged(at, after, response.status, status))
     return after, facts
@@ -209,11 +209,11 @@ def _told(response: Response, snapshot: Snapshot | None, status: Status, at: flo
 
 def _moved(response: Response, at: float, **also: Any) -> Response:
     """Progress, and what came with it: in one copy, for this happens with every batch."""
-    return replace(response, progress_at=at, stuck=None, stuck_at=None, **also)
+    return response.but(progress_at=at, stuck=None, stuck_at=None, **also)
 
 
 def _ended(response: Response, ending: Ending, at: float) -> Response:
-    return replace(response, ending=ending, ended_at=at, stuck=None, stuck_at=None)
+    return response.but(ending=ending, ended_at=at, stuck=None, stuck_at=None)
 
 
 def _contradiction(response: Response, at: float, what: str, detail: str) -> Contradicted:

@@ -1,9 +1,11 @@
 """A response: everything about it that must survive a restart, trace context included, as one frozen value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct, structs
 
 from gateway.domain.content import Content
 from gateway.domain.mode import Mode, Parameters
@@ -93,8 +95,7 @@ class Trace:
     linked: Caller | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """What happened to a response how often. `tokens_redeemed` by how, and again by the form of the cursor."""
 
     client_polls: int = 0
@@ -117,11 +118,10 @@ class Counts:
 
     def plus(self, added: Mapping[str, int]) -> "Counts":
         """These counts with increments by name."""
-        return replace(self, **{name: getattr(self, name) + by for name, by in added.items()})
+        return structs.replace(self, **{name: getattr(self, name) + by for name, by in added.items()})
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """One response and all that is known of it.
 
     `key` is the gateway's own name for it, drawn before upstream is called; `response_id` is upstream's. Times are unix
@@ -133,6 +133,8 @@ class Response:
     `previous_trace`: that of the response which this one goes on from, where it is the same owner's. `path` and `query`
     are those of the create, upstream's side: retrieving it is `GET {path}/{response_id}?{query}`. `tail` is the last
     position of its log (-1: empty) and belongs to the store.
+
+    A struct of msgspec's, as it is copied at every turn: that takes half a microsecond, a dataclass takes fifteen.
     """
 
     key: str
@@ -150,7 +152,7 @@ class Response:
     model: str | None = None
     previous_response_id: str | None = None
     conversation: str | None = None
-    parameters: Parameters = field(default_factory=Parameters)
+    parameters: Parameters = Parameters()
     content: Content | None = None
     previous_trace: Trace | None = None
     stored: bool = True
@@ -190,7 +192,11 @@ class Response:
     service_tier: str | None = None
     ended_by: str | None = None
     attended: bool = False
-    counts: Counts = field(default_factory=Counts)
+    counts: Counts = Counts()
+
+    def but(self, **fields: Any) -> "Response":
+        """The same with other values in some fields. Raises TypeError for a field that there is not."""
+        return structs.replace(self, **fields)
 
     @property
     def ended(self) -> bool:
@@ -228,7 +234,7 @@ class Change:
     def applied(self, response: Response) -> Response:
         """The response after this change."""
         counts = response.counts.plus(self.counts) if self.counts else response.counts
-        return replace(response, **{**self.fields, "counts": counts})
+        return response.but(**{**self.fields, "counts": counts})
 
     @property
     def empty(self) -> bool:
@@ -238,14 +244,17 @@ class Change:
 
 # The store keeps these itself, or adds them up: a difference between two values of a response never carries them.
 _NOT_COMPARED = frozenset({"key", "epoch", "tail", "counts"})
-_COMPARED = tuple(f.name for f in fields(Response) if f.name not in _NOT_COMPARED)
+_FIELDS = Response.__struct_fields__
 
 
 def difference(before: Response, after: Response) -> Change:
     """The change that leads from one value of a response to another, counts apart."""
     if before is after:
         return Change()
-    return Change({name: getattr(after, name) for name in _COMPARED if getattr(before, name) != getattr(after, name)})
+    values = zip(_FIELDS, structs.astuple(before), structs.astuple(after), strict=True)
+    return Change(
+        {name: new for name, old, new in values if old is not new and old != new and name not in _NOT_COMPARED}
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ A create that cannot be read, or recorded while the store is down, is passed thr
 import asyncio
 import contextlib
 import uuid
-from dataclasses import replace
 
 from aiohttp import web
 
@@ -131,8 +130,7 @@ async def _for_spans(context: Context, body: bytes, response: Response) -> Respo
     if response.previous_response_id is not None:
         with contextlib.suppress(StoreUnavailable):
             previous = await context.tracker.find(response.previous_response_id, response.owner)
-    return replace(
-        response,
+    return response.but(
         content=content.asked(body, settings.capture_limit_bytes) if settings.capture_content else None,
         previous_trace=previous.trace if previous is not None and previous.trace.sampled else None,
     )

@@ -107,14 +107,14 @@ class Creation:
             took = self._clock() - at
             self._telemetry.emit([Attempted(at, live.response, 0, took, resends, error.code)])
             raise
-        live.response = replace(live.response, upstream_request_id=request_id(answer.headers))
+        live.response = live.response.but(upstream_request_id=request_id(answer.headers))
         self._telemetry.emit([Attempted(at, live.response, answer.status, answer.seconds, resends)])
         return answer
 
     async def _stream(self, live: Live, answer: Answer, head: "asyncio.Future[Head]") -> None:
         kept = [(name, value) for name, value in kept_with_snapshot(answer.headers) if name.lower() != "content-type"]
         live.body = Body(b"", (("Content-Type", "application/json"), *kept))
-        live.response = replace(live.response, pumped=True, logged=True)
+        live.response = live.response.but(pumped=True, logged=True)
         _answer(head, Head(answer.status, answer.reason, answer.headers, follow=True))
         await self._pump.run(live, answer)
 

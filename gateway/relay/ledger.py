@@ -80,7 +80,7 @@ class Ledger:
         live.body = body if step.body is not None else live.body
         after, named = step.response, request_id(headers)
         if named not in (None, before.upstream_request_id):
-            after = replace(after, upstream_request_id=named)
+            after = after.but(upstream_request_id=named)
         facts = (*self._created(live, step.body, at, after), *step.facts)
         if step.outcome is not None:
             await self._end_observed(live, replace(step.outcome, response=after), facts, body, source)
@@ -118,7 +118,7 @@ class Ledger:
             late = live.response.ended
             tail = events[-1].number if events and not late else live.response.tail
             logged = live.response.logged or bool(events)
-            ended = replace(outcome.response, counts=live.response.counts, tail=tail, logged=logged)
+            ended = outcome.response.but(counts=live.response.counts, tail=tail, logged=logged)
             turns = _become(live, ended, self._clock())
             live.body = body or live.body
             logged_now = (_appended(live, events, at, began),) if events and not late else ()
@@ -136,8 +136,7 @@ class Ledger:
     def _whole(self, live: Live, outcome: Outcome, source: str) -> Outcome:
         """The ending with all that is known of it: what is due is made of nothing else."""
         known = live.response
-        ended = replace(
-            outcome.response,
+        ended = outcome.response.but(
             counts=known.counts,
             token_open=known.token_open,
             ended_by=source,
@@ -155,8 +154,8 @@ class Ledger:
                 await self.end(live, end, events, facts=facts, body=body, source=source)
                 return
             except Gap as gap:
-                live.response = replace(live.response, tail=gap.tail)
-                outcome = replace(outcome, response=replace(outcome.response, tail=gap.tail))
+                live.response = live.response.but(tail=gap.tail)
+                outcome = replace(outcome, response=outcome.response.but(tail=gap.tail))
 
     async def end_surely(self, live: Live, outcome: Outcome, *, source: str) -> None:
         """The same, over a store that is down for a while."""
@@ -192,11 +191,11 @@ class Ledger:
         if reason is not None:
             live.count(stucks=1)
         stuck_at = at if reason is not None else None
-        self._telemetry.emit(_become(live, replace(live.response, stuck=reason, stuck_at=stuck_at), at))
+        self._telemetry.emit(_become(live, live.response.but(stuck=reason, stuck_at=stuck_at), at))
 
     async def drop(self, live: Live) -> None:
         """Upstream refused the create: there is no response."""
-        self._telemetry.emit(_become(live, replace(live.response, stuck=None, stuck_at=None), self._clock()))
+        self._telemetry.emit(_become(live, live.response.but(stuck=None, stuck_at=None), self._clock()))
         self._on_end(live)
         await self._store.delete(live.key)
 
@@ -252,5 +251,5 @@ def _with_terminal_event(outcome: Outcome) -> tuple[Outcome, tuple[Event, ...]]:
         return outcome, ()
     assert isinstance(response.status, Status)
     event = synthesised_terminal(response.status, response.tail + 1, outcome.body)
-    response = replace(response, synthesised=True, last_event=event.type)
+    response = response.but(synthesised=True, last_event=event.type)
     return replace(outcome, response=response, closes_log=True), (event,)

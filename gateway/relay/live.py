@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.domain.headers import Headers
@@ -101,7 +101,7 @@ class Live:
 
     def count(self, **increments: int) -> None:
         """Count something that happened; written down with the next change."""
-        self.response = replace(self.response, counts=self.response.counts.plus(increments))
+        self.response = self.response.but(counts=self.response.counts.plus(increments))
         self.uncounted(increments)
 
     def take_counts(self) -> dict[str, int]:
@@ -121,13 +121,13 @@ class Live:
     def open_token(self) -> None:
         """A continuation token was shown to a client."""
         if not self.response.token_open:
-            self.response = replace(self.response, token_open=True)
+            self.response = self.response.but(token_open=True)
 
     def close_token(self) -> bool:
         """It came back; False: none was open."""
         was_open = self.response.token_open
         if was_open:
-            self.response = replace(self.response, token_open=False)
+            self.response = self.response.but(token_open=False)
         return was_open
 
     @contextmanager

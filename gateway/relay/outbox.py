@@ -138,7 +138,7 @@ class Outbox:
         """The end with its last word: written before it is sent, so that it stays the same."""
         if due.late or due.response.key not in self._left:
             return due
-        due = replace(due, response=replace(due.response, attended=False))
+        due = replace(due, response=due.response.but(attended=False))
         await self._store.amend(due)
         self._left.discard(due.response.key)
         return due
@@ -150,7 +150,7 @@ class Outbox:
         record = await self._store.get(due.response.key)
         body = await self._store.body(due.response.key)
         content = record.content if record is not None else None
-        return End(replace(due.response, content=content), due.late, body.bytes if body and content else None)
+        return End(due.response.but(content=content), due.late, body.bytes if body and content else None)
 
     async def _count(self) -> None:
         """How much is due by the store's own count: less, where some went with its retention."""

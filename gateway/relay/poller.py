@@ -14,7 +14,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.config import Settings
@@ -82,7 +82,7 @@ class Poller:
         """From now on this response is polled; `spread_s`: the first time at random within it (a recovery)."""
         if live.response.ended:
             return
-        live.response = replace(live.response, pumped=False)
+        live.response = live.response.but(pumped=False)
         live.changed()
         self._schedule(live, random.uniform(0, spread_s) if spread_s else self._interval(live))
 

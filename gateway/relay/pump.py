@@ -17,7 +17,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from gateway.config import Settings
 from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError
@@ -71,7 +71,7 @@ class Pump:
         """Read until the response has ended or the poller has it. `answer`: an open stream; None: attach first."""
         response = live.response
         numbering = Numbering(tail=response.tail, upstream=response.upstream_number, own=response.own_numbers)
-        live.response = replace(live.response, pumped=True)
+        live.response = live.response.but(pumped=True)
         fruitless = 0
         while not live.response.ended:
             if answer is None:
@@ -121,7 +121,7 @@ class Pump:
             live.response = await self._store.get(live.key) or live.response
         except Gap as gap:
             numbering.tail = gap.tail
-            live.response = replace(live.response, tail=gap.tail)
+            live.response = live.response.but(tail=gap.tail)
             return "gap"
         finally:
             live.connected, live.heard_at = False, self._clock()
@@ -179,7 +179,7 @@ class Pump:
 
     def _note_numbering(self, live: Live, numbering: Numbering) -> None:
         if numbering.own and not live.response.own_numbers:
-            live.response = replace(live.response, own_numbers=True, upstream_number=numbering.upstream)
+            live.response = live.response.but(own_numbers=True, upstream_number=numbering.upstream)
             detail = f"after {numbering.upstream}"
             self._telemetry.emit([Contradicted(self._clock(), live.response, "own_numbers", detail)])
 

@@ -15,7 +15,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from gateway.config import Settings
@@ -251,7 +250,7 @@ class Tracker:
         if live.task is not None:
             return
         if self._resumable(live):
-            live.response = replace(live.response, pumped=True)
+            live.response = live.response.but(pumped=True)
             live.task = self.spawn(self._working(live, self._pump.run(live, None)), f"response {live.key}")
         else:
             self.poller.take(live, spread_s=spread_s)

@@ -71,7 +71,7 @@ def record(state: State) -> Response | None:
     response = state.entry.response
     if response.tail == state.tail:
         return response
-    return replace(response, tail=state.tail, logged=True)
+    return response.but(tail=state.tail, logged=True)
 
 
 def aliases(entry: Entry | None) -> frozenset[Alias]:
@@ -88,7 +88,7 @@ def create(state: State, response: Response, attempt: Attempt | None) -> tuple[S
     existing = record(state)
     if existing is not None:
         return state, existing
-    response = replace(response, epoch=1, tail=-1)
+    response = response.but(epoch=1, tail=-1)
     return State(Entry(response), attempt=attempt), response
 
 
@@ -194,7 +194,7 @@ def finish(
     last = fresh[-1].number if fresh else state.tail
     logged = outcome.response.logged or last >= 0
     counts = known.counts.plus(outcome.counts)
-    response = replace(outcome.response, epoch=known.epoch, counts=counts, tail=last, logged=logged)
+    response = outcome.response.but(epoch=known.epoch, counts=counts, tail=last, logged=logged)
     entry = replace(entry, response=response, end=end)
     ends = (*state.ends, (_without_content(response), known.ended)) if outcome.due else state.ends
     return replace(state, entry=entry, tail=last, events=state.events + fresh, body=body or state.body, ends=ends), True
@@ -208,7 +208,7 @@ def claim(state: State, key: str, holder: str, ttl: float, now: float) -> tuple[
     if hold is None or hold.holder != holder:
         if hold is not None and hold.until > now:
             return state, None
-        entry = replace(entry, response=replace(entry.response, epoch=entry.response.epoch + 1))
+        entry = replace(entry, response=entry.response.but(epoch=entry.response.epoch + 1))
     return replace(state, entry=entry, hold=Hold(holder, now + ttl)), Lease(key, entry.response.epoch)
 
 
@@ -225,7 +225,7 @@ def expire(state: State, now: float, *, retention_s: float, resume_window_s: flo
     if entry.response.ended_at <= now - retention_s:
         return remove(state, now)
     if entry.kept and not entry.response.stored and entry.response.ended_at <= now - resume_window_s:
-        response = replace(entry.response, content=None)
+        response = entry.response.but(content=None)
         return replace(state, entry=replace(entry, response=response, kept=False)), True
     return state, False
 
@@ -238,7 +238,7 @@ def _fenced(entry: Entry, epoch: int) -> Entry:
 
 def _without_content(response: Response) -> Response:
     """What was said goes when the record does, and so has no second place beside it."""
-    return response if response.content is None else replace(response, content=response.content.place)
+    return response if response.content is None else response.but(content=response.content.place)
 
 
 def _continuing(state: State, events: Sequence[Event], tail: int) -> tuple[Event, ...]:

@@ -227,7 +227,7 @@ def _story(response: Response, at: float) -> dict[str, object]:
 
 
 _USAGE: Final = tuple(field.name for field in dataclass_fields(Usage))
-_COUNTS: Final = tuple(field.name for field in dataclass_fields(Counts))
+_COUNTS: Final = Counts.__struct_fields__
 
 
 class _Records(logging.StreamHandler[TextIO]):

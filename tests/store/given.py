@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def a_record(key: str = "key", **changes: Any) -> Response:
     # Ids as OpenTelemetry draws them: larger than what most formats call an integer.
     trace = Trace(trace_id=2**127 + 1, span_id=2**63 + 1, parent_span_id=3, flags=1, sampled=True)
     first = Response(key, "route", "owner", Mode.BACKGROUND_STREAM, created_at=BEGAN, trace=trace)
-    return replace(first, **changes)
+    return first.but(**changes)
 
 
 def frame_of(number: int) -> bytes:
@@ -74,13 +73,13 @@ def numbered(first: int, last: int) -> list[tuple[int, bytes]]:
 
 def completed(response: Response, **changes: Any) -> Outcome:
     """Upstream's final word, with an event that closes the log."""
-    done = replace(response, status=Status.COMPLETED, ending=Ending.TERMINAL, ended_at=BEGAN + 10, **changes)
+    done = response.but(status=Status.COMPLETED, ending=Ending.TERMINAL, ended_at=BEGAN + 10, **changes)
     return Outcome(done, b"{}", closes_log=True)
 
 
 def given_up(response: Response, ending: Ending = Ending.LOST) -> Outcome:
     """Tracking ends, without upstream's final word."""
-    done = replace(response, ending=ending, ended_at=BEGAN + 5, error_code="response_lost")
+    done = response.but(ending=ending, ended_at=BEGAN + 5, error_code="response_lost")
     return Outcome(done, None, closes_log=False, code="response_lost", message="It was lost.")
 
 

@@ -5,7 +5,6 @@ import os
 import struct
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,4 +139,4 @@ async def test_after_it_was_closed_it_can_be_opened(opened: Opener) -> None:
     await store.close()
     await store.close()
     store = await opened()
-    assert await logged(store, last=1) == replace(a_record(response_id="resp_key"), epoch=1, tail=1, logged=True)
+    assert await logged(store, last=1) == a_record(response_id="resp_key").but(epoch=1, tail=1, logged=True)

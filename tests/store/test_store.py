@@ -43,8 +43,8 @@ async def test_a_record_comes_back_as_it_was_given(store: Store) -> None:
         error_message="\N{HEDGEHOG}\x00",
         fingerprint=2**64,
     )
-    assert await store.create(response) == replace(response, epoch=1)
-    assert await store.get("key") == replace(response, epoch=1)
+    assert await store.create(response) == response.but(epoch=1)
+    assert await store.get("key") == response.but(epoch=1)
     assert await store.get("another") is None
 
 
@@ -163,7 +163,7 @@ async def test_an_ending_is_events_end_mark_record_and_body_at_once(store: Store
     page = await waiting
     assert (list(page.frames), page.end) == (numbered(2, 3), End())
     shown = await store.get("key")
-    assert shown == replace(completed(response).response, tail=3)
+    assert shown == completed(response).response.but(tail=3)
     assert await store.body("key") == body
     assert [response async for response in store.live()] == []
 
@@ -204,7 +204,7 @@ async def test_after_the_end_a_slower_writer_changes_nothing_but_counts_and_owne
     assert await store.body("key") is None
     assert await store.change("key", replace(late, counts={"resumes": 1}, co_owner="proven"), epoch=1)
     shown = await store.find("resp_key", route="route", owner="proven")
-    assert shown == replace(response, counts=Counts(resumes=1))
+    assert shown == response.but(counts=Counts(resumes=1))
 
 
 async def test_an_ending_is_made_by_finish_alone(store: Store) -> None:

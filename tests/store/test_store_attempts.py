@@ -136,7 +136,7 @@ async def test_an_answer_in_the_foreground_is_joined_for_ten_minutes_from_when_i
 ) -> None:
     response = a_record("first", mode=Mode.FOREGROUND)
     await store.create(response, tried())
-    await store.finish("first", completed(replace(response, response_id="resp_1")), tail=-1, epoch=1)
+    await store.finish("first", completed(response.but(response_id="resp_1")), tail=-1, epoch=1)
     clock.now = BEGAN + 10 + JOIN_S
     assert await sent(store, "again", tried(1)) == "first"
 

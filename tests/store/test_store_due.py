@@ -69,7 +69,7 @@ async def test_what_is_due_may_be_amended_as_long_as_it_is(store: Store) -> None
     await owing(store, "one")
     await owing(store, "two")
     first, second = await store.due(limit=9)
-    other = replace(first.response, attended=True, error_message="\udcff")
+    other = first.response.but(attended=True, error_message="\udcff")
     await store.amend(replace(first, response=other))
     assert await due_in(store) == [other, second.response]
     assert await store.get("one") == first.response, "the record is another matter"

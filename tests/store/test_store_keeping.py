@@ -150,7 +150,7 @@ async def test_whoever_lost_its_lease_writes_nothing_more(store: Store, clock: C
         await store.change("key", Change({"model": "m"}, co_owner="c"), epoch=old, body=Body(b"b"))
     with pytest.raises(Fenced):
         await store.finish("key", completed(response), events(3), tail=2, epoch=old)
-    assert await store.get("key") == replace(response, epoch=new.epoch)
+    assert await store.get("key") == response.but(epoch=new.epoch)
     assert await there(store) == (numbered(0, 2), None)
     assert await store.body("key") is None
     assert await store.append("key", events(3), tail=2, epoch=new.epoch) == 1
@@ -230,7 +230,7 @@ async def test_a_late_word_does_not_bring_content_back(store: Store) -> None:
     response = await logged(store, last=2)
     await store.finish("key", replace(given_up(response), response=lost_unstored(response)), tail=2, epoch=1)
     assert await purge(store, BEGAN + 700, resume_window_s=600) == 1
-    late = completed(replace(response, stored=False))
+    late = completed(response.but(stored=False))
     assert await store.finish("key", late, events(3), tail=2, epoch=1, body=Body(b"{}"))
     assert await store.body("key") is None
     with pytest.raises(Closed):
@@ -238,7 +238,7 @@ async def test_a_late_word_does_not_bring_content_back(store: Store) -> None:
 
 
 def lost_unstored(response: Response) -> Response:
-    return replace(given_up(response).response, stored=False)
+    return given_up(response).response.but(stored=False)
 
 
 async def test_what_is_past_its_retention_goes_and_its_tombstone_later(store: Store, clock: Clock) -> None:
@@ -246,7 +246,7 @@ async def test_what_is_past_its_retention_goes_and_its_tombstone_later(store: St
     await ended(store, "unstored", last=2, stored=False)
     late = await logged(store, "late", last=2)
     done = completed(late)
-    await store.finish("late", replace(done, response=replace(done.response, ended_at=BEGAN + 500)), tail=2, epoch=1)
+    await store.finish("late", replace(done, response=done.response.but(ended_at=BEGAN + 500)), tail=2, epoch=1)
     await logged(store, "live", last=2)
     clock.now = BEGAN + 10 + 100
     assert await purge(store, clock.now - 1, retention_s=100) == 0
