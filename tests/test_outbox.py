@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -75,6 +76,11 @@ class House:
     """An outbox with all that it needs."""
 
     def __init__(self, store: Store, environ: dict[str, str]) -> None:
+        began = time.monotonic()
+
+        def clock() -> float:
+            return T + 10 + time.monotonic() - began
+
         self.store, self.collector, self.told, self.recorder = store, Collector(), Told(), Recorder()
         self.tracing = Tracing(
             environ,
@@ -82,7 +88,9 @@ class House:
             on_exported=self.told.on_exported,
             on_dropped=self.told.on_dropped,
         )
-        self.outbox = Outbox(store, self.tracing, lambda facts: self.telemetry.emit(facts), lambda: T)
+        self.outbox = Outbox(
+            store, self.tracing, lambda facts: self.telemetry.emit(facts), lambda: T + 10 + time.monotonic() - began
+        )
         self.telemetry = Telemetry([self.recorder, self.outbox.observe], due=self.tracing.due)
 
     async def end(self, key: str, **changes: Any) -> Response:
@@ -258,6 +266,27 @@ async def test_a_batch_that_was_under_way_at_the_stop_is_waited_for_before_the_n
     house.collector.open.set()
     await stop
     assert await house.store.owed() == 0
+
+
+async def test_what_nobody_foresaw_stops_it_for_a_while_and_not_for_good(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = await build(working=False)
+    await house.end("a")
+    due, raised = house.store.due, []
+
+    async def broken(**asked: Any) -> Any:
+        if not raised:
+            raised.append(asked)
+            raise ZeroDivisionError
+        return await due(**asked)
+
+    monkeypatch.setattr(house.store, "due", broken)
+    task = asyncio.create_task(house.outbox.run())
+    await house.settled()
+    task.cancel()
+    assert raised
+    assert house.collector.taken == ["a"]
 
 
 def test_an_exporter_of_telemetry_that_raises_ends_no_response() -> None:

@@ -14,6 +14,7 @@ Nothing waits for this: no request, no write, and a stop no longer than its limi
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from gateway.store.port import Due, Store
 from gateway.telemetry.generation import End, counted_by_caller
 from gateway.telemetry.tracing import Tracing
 
+_log = logging.getLogger("gateway")
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _ANSWERED_S: Final = 60.0
@@ -42,7 +44,8 @@ class Outbox:
         self._more = asyncio.Event()
         self._size, self._after, self._failures = tracing.batch, -1, 0
         self._answering: dict[str, float] = {}
-        self._left: set[str] = set()
+        self._told: dict[str, bool] = {}
+        self._closing = False
 
     def observe(self, fact: Fact) -> None:
         """Something may be due: an observer for `Telemetry`."""
@@ -54,16 +57,21 @@ class Outbox:
 
     def answered(self, key: str, *, told: bool) -> None:
         """The create's answer is over; `told`: the caller was given the end."""
-        if self._answering.pop(key, None) is None:
-            return
-        if not told:
-            self._left.add(key)
-        self._more.set()
+        if self._answering.pop(key, None) is not None:
+            self._told[key] = told
+            self._more.set()
 
     async def run(self) -> None:
-        """Send until cancelled. First what an earlier process left, and what else it may not have got out."""
-        if not self._tracing.exporting:
-            return
+        """Send until cancelled. What nobody foresaw stops it for a while, not for good."""
+        while self._tracing.exporting:
+            try:
+                await self._work()
+            except Exception:
+                _log.exception("the outbox failed; it goes on")
+                await asyncio.sleep(_LONGEST_PAUSE_S)
+
+    async def _work(self) -> None:
+        """First what an earlier process left, and what else it may not have got out; then what comes."""
         await self._count()
         await self._send_all(again=True)
         while True:
@@ -72,9 +80,9 @@ class Outbox:
 
     async def close(self, timeout_s: float) -> None:
         """Send what is due, for at most `timeout_s`. What is left stays in a store that lasts, else it is dropped."""
+        self._closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                self._answering.clear()
                 while self.owed and not self._failures:
                     await self._round()
         if self.owed and self._store.durability == "memory":
@@ -111,7 +119,7 @@ class Outbox:
         """One batch; False: neither store nor collector may be asked again at once."""
         try:
             found = await self._store.due(after=self._after, limit=self._size)
-            ends = [await self._decided(due) for due in found if due.response.key not in self._answering]
+            ends = [await self._decided(due) for due in found if again or not self._waits(due)]
             if not found:
                 # Either there is nothing, or the rest is what was passed by: from the start again.
                 self.owed = self.owed if self._after >= 0 else 0
@@ -123,6 +131,8 @@ class Outbox:
             if await self._tracing.send([await self._whole(due) for due in ends], again=again):
                 await self._store.settle([due.number for due in ends])
                 self.owed = max(self.owed - len(ends), 0)
+                for due in ends:
+                    self._told.pop(due.response.key, None)
                 self._size, self._failures = min(self._size * 2, self._tracing.batch), 0
                 return True
             if self._size == 1:
@@ -134,13 +144,19 @@ class Outbox:
         await self._count()
         return False
 
+    def _waits(self, due: Due) -> bool:
+        """Whether its caller may still be told. What was written a moment ago may be found before it is observed."""
+        response = due.response
+        if self._closing or due.late or response.key in self._told or not counted_by_caller(response):
+            return False
+        return self._clock() - (response.ended_at or 0.0) < _ANSWERED_S
+
     async def _decided(self, due: Due) -> Due:
         """The end with its last word: written before it is sent, so that it stays the same."""
-        if due.late or due.response.key not in self._left:
+        if due.late or self._told.get(due.response.key, True):
             return due
         due = replace(due, response=due.response.but(attended=False))
         await self._store.amend(due)
-        self._left.discard(due.response.key)
         return due
 
     async def _whole(self, due: Due) -> End:

@@ -37,10 +37,14 @@ def due(db: sqlite3.Connection, after: int, limit: int) -> list[Due]:
     sql = "SELECT number, crc, data FROM due WHERE number > ? ORDER BY number LIMIT ?"
     found = []
     for number, crc, data in db.execute(sql, (after, limit)).fetchall():
-        if zlib.crc32(data) != crc:
+        try:
+            response = decode(_response, data) if zlib.crc32(data) == crc else None
+        except msgspec.ValidationError:
+            response = None
+        if response is None:
             settle(db, (number,))
             raise damaged("end", f"record {number // 2}")
-        found.append(Due(number, decode(_response, data), bool(number % 2)))
+        found.append(Due(number, response, bool(number % 2)))
     return found
 
 
