@@ -1,6 +1,5 @@
 """The second set of metrics: OpenTelemetry's names for the same facts."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,7 +97,7 @@ def test_what_went_wrong_is_named_and_what_did_not_has_no_error(fact: facts.Ende
 
 def test_a_late_terminal_counts_its_tokens_and_no_second_duration() -> None:
     lost = ended(Status.IN_PROGRESS, Ending.LOST)
-    final = replace(lost.response, status=Status.COMPLETED, ending=Ending.TERMINAL, usage=Usage(input=7, output=5))
+    final = lost.response.but(status=Status.COMPLETED, ending=Ending.TERMINAL, usage=Usage(input=7, output=5))
     shown = told("v1.41", lost, facts.Ended(T + 500, final, late=True, source="poll"))
     durations = [
         value for (name, _), value in shown.items() if name == "gen_ai_client_operation_duration_seconds_count"

@@ -1,7 +1,6 @@
 """What both ends of a WebSocket say is folded into the lives of the responses that they talk about."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from lives import a_response
@@ -37,8 +36,7 @@ class Talk:
 
     def _begin(self, asked):
         self.made += 1
-        return replace(
-            a_response(response_id=None, model=None, pumped=False),
+        return a_response(response_id=None, model=None, pumped=False).but(
             key=f"key-{self.made}",
             mode=asked.mode,
             created_at=self.at,

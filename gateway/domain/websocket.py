@@ -90,7 +90,7 @@ class _Lane:
 
     def end(self, response: Response, at: float) -> list[Fact]:
         """The response that it is at has ended."""
-        response = replace(response, ended_by="websocket")
+        response = response.but(ended_by="websocket")
         return [*self.become(response, at), Ended(at, response, late=False, source="websocket")]
 
 
@@ -176,13 +176,13 @@ class Conversation:
                 if reason is not lane.now.stuck:
                     counts = lane.now.counts.plus({} if reason is None else {"stucks": 1})
                     stuck_at = None if reason is None else now
-                    facts += lane.become(replace(lane.now, stuck=reason, stuck_at=stuck_at, counts=counts), now)
+                    facts += lane.become(lane.now.but(stuck=reason, stuck_at=stuck_at, counts=counts), now)
         return facts
 
     def _new(self, asked: Asked | None) -> Response:
         """What a create asks for; None: it was not seen, or is not readable."""
         response = self._begin(replace(asked or Asked(Mode.WEBSOCKET), mode=Mode.WEBSOCKET))
-        return replace(response, pumped=True, previous_trace=self._traces.get(response.previous_response_id or ""))
+        return response.but(pumped=True, previous_trace=self._traces.get(response.previous_response_id or ""))
 
     def _remember(self, response: Response) -> None:
         """The next one may go on from this one."""
@@ -230,7 +230,7 @@ def _refused(lane: _Lane, head: _Head, message: bytes, at: float) -> list[Fact]:
     code, words = error_of(message)
     response = lane.asked.pop() if code == _NO_ROOM else lane.asked.popleft()
     status = head.status if isinstance(head.status, int) else 0
-    return [Refused(at, replace(response, error_code=code, error_message=words), status)]
+    return [Refused(at, response.but(error_code=code, error_message=words), status)]
 
 
 def _number(head: _Head, lane: _Lane) -> int:
