@@ -227,7 +227,8 @@ def _story(response: Response, at: float) -> dict[str, object]:
 
 
 _USAGE: Final = tuple(field.name for field in dataclass_fields(Usage))
-_COUNTS: Final = Counts.__struct_fields__
+# By which form of cursor a token came back is for metrics and spans to tell.
+_COUNTS: Final = tuple(name for name in Counts.__struct_fields__ if not name.startswith("redeemed_"))
 
 
 class _Records(logging.StreamHandler[TextIO]):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
 import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -34,7 +35,7 @@ _LAST: Final = ("mode", "model", "response_id", "request_id", "upstream_request_
 def render(*, console: bool, colors: bool) -> list[Processor]:
     """The processors that make a text of a line."""
     if not console:
-        return [_wordless, _in_order, structlog.processors.JSONRenderer()]
+        return [_wordless, _in_order, _json]
     return [_wordless, _for_people(colors=colors)]
 
 
@@ -115,6 +116,15 @@ def _causes(error: BaseException | None) -> Iterator[str]:
 def _in_order(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
     first = {"timestamp": line.pop("timestamp", None), "level": line.pop("level", method), "event": line.pop("event")}
     return {**first, **line}
+
+
+def _json(logger: WrappedLogger, method: str, line: EventDict) -> str:
+    """ASCII, as whatever reads stdout need not take UTF-8; msgspec is fast, and cannot do what is neither."""
+    try:
+        encoded = msgspec.json.encode(line)
+    except (UnicodeEncodeError, TypeError):
+        encoded = b"\xff"
+    return encoded.decode() if encoded.isascii() else json.dumps(line, default=repr)
 
 
 def _for_people(*, colors: bool) -> Processor:
