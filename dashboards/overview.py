@@ -134,14 +134,16 @@ _CREATED = lines(
 )
 
 _NOT_CREATED = lines(
-    "Creates that were refused, or not tracked",
-    "Per minute. refused: upstream, or the way to it, said no. untracked: it went upstream and the gateway does not "
-    "follow it, because the store is down or the body is no JSON.",
+    "Creates that were refused, joined or not tracked",
+    "Per minute. refused: upstream, or the way to it, said no. joined: sent again, and answered with the response of "
+    "the first try. untracked: it went upstream and the gateway does not follow it, because the store is down or the "
+    "body is no JSON.",
     "cpm",
     Query(
         per_minute("responses_gateway_creates_refused_total{@}", "status_class"),
         "refused {{status_class}}",
     ),
+    Query(per_minute("responses_gateway_duplicate_creates_joined_total{@}", "by"), "joined: {{by}}"),
     Query(per_minute("responses_gateway_creates_untracked_total{@}", "reason"), "untracked: {{reason}}"),
 )
 

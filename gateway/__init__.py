@@ -39,6 +39,7 @@ Words, one meaning each:
     ended               tracking is over: by a terminal status, or lost, abandoned, deleted, cut off
     mode                `background` and `stream` of the create as one value; `websocket`: it came over one
     route               one upstream: base URL and, where the gateway holds one, its credential
+    attempt             a create as its client sends it; one that is sent again joins the first
     owner               a keyed hash of route, credential, organisation and project; only owners are shown a response
     pump, poller        who copies events, who copies snapshots
     live, ledger        a response in this process's hands; the one hand that writes it down

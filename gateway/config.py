@@ -109,7 +109,7 @@ class Settings(BaseModel):
 
     # A restarted process or reloaded page is back by then; until then upstream computes, and bills.
     linger_s: Pause = 30.0
-    """A foreground stream that nobody reads any more is kept this long for a resume."""
+    """A foreground response that nobody waits for any more goes on this long, for a resume or a retry."""
     # An evaluation or a report of an hour is worth its tokens; what is forgotten must end.
     linger_max_s: Pause = 3600.0
     """Longest linger that a client can ask for with Prefer: linger."""

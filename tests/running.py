@@ -115,6 +115,14 @@ class Running:
         """One value of a scrape; None where there is no such series."""
         return (await self.scrape()).get((name, frozenset(labels.items())))
 
+    @property
+    def connections(self) -> int:
+        """How many connections of clients it has, used or not."""
+        listener = self.gateway._clients
+        assert listener is not None
+        assert listener._runner.server is not None
+        return len(listener._runner.server.connections)
+
     async def hang_up(self) -> None:
         """Close every client."""
         for client in self._clients:

@@ -107,6 +107,18 @@ async def test_whoever_has_read_an_id_can_ask_for_it(hand):
     assert found is not None
 
 
+async def test_when_its_first_event_is_there_the_record_says_that_a_stream_is_read(hand):
+    store, ledger, live, _ = hand
+    live.response = live.response.but(pumped=True)
+
+    async def read_and_look():
+        assert (await store.read("k", after=-1, wait=60)).frames
+        return await store.get("k")
+
+    seen, _ = await asyncio.gather(read_and_look(), ledger.receive(live, OPENING))
+    assert (seen.pumped, seen.status) == (True, None)
+
+
 async def test_an_end_is_told_once_though_its_counts_could_not_be_written(hand):
     store, ledger, live, recorder = hand
     await ledger.receive(live, OPENING)

@@ -150,11 +150,15 @@ class Clients:
     def __init__(self, gateway: Talkative, http: aiohttp.ClientSession) -> None:
         self._gateway, self._http = gateway, http
         self.ids: list[str] = []
+        self._sent = 0
 
     async def send(self, method: str, path: str, *, said: Any = None, **headers: str) -> str:
         """Send a request, read what comes back, note the response that it names."""
         data = json.dumps(said).encode() if isinstance(said, dict) else said
-        sent = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        # A key names one create.
+        self._sent += 1
+        key = f"{HEADERS['Idempotency-Key']}-{self._sent}"
+        sent = {**HEADERS, "Idempotency-Key": key, **{name.replace("_", "-"): value for name, value in headers.items()}}
         answer = ""
         with contextlib.suppress(aiohttp.ClientError):
             async with self._http.request(method, f"{self._gateway.url}{path}", data=data, headers=sent) as response:

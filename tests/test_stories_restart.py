@@ -1,5 +1,6 @@
 """A restart loses nothing acknowledged: stories with a real process, killed or told to stop."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import openai
 import pytest
+from cutting import Cutting, cutting
 from openai import AsyncOpenAI
 from processes import Process, eventually, serve
-from running import Upstream
-from stories import all_of, ask, fetch, job, numbers, some, types, until_error
+from running import PATIENCE_S, Upstream
+from stories import STILL, all_of, ask, fetch, job, numbers, some, types, until, until_error
 
 Serve = Callable[..., Awaitable[Process]]
 Simulate = Callable[..., Awaitable[Upstream]]
@@ -124,6 +126,80 @@ async def test_a_finished_response_is_replayed_by_the_next_process(simulate: Sim
     second = await run(upstream)
     assert await all_of(await second.client().responses.retrieve(response_id, stream=True)) == before
     assert (await second.client().responses.retrieve(response_id)).status == "completed"
+
+
+@pytest.fixture
+def losing(parts: AsyncExitStack) -> Callable[..., Awaitable[tuple[Cutting, "asyncio.Future[Any]"]]]:
+    """Have the SDK send a create over a line that keeps its answer back; it sends it again when the line is cut."""
+
+    async def start(process: Process, **body: Any) -> tuple[Cutting, "asyncio.Future[Any]"]:
+        line = await cutting(parts, process.url, "held")
+        client = AsyncOpenAI(api_key="sk-test", base_url=f"{line.url}/v1", max_retries=2, timeout=PATIENCE_S)
+        parts.push_async_callback(client.close)
+        return line, asyncio.ensure_future(client.responses.create(**body))
+
+    return start
+
+
+def posts(upstream: Upstream) -> int:
+    return upstream.asked("POST", "/v1/responses")
+
+
+@pytest.mark.parametrize("body", [{"background": True}, {}], ids=["background", "foreground"])
+async def test_a_create_whose_answer_died_with_the_gateway_is_answered_by_the_next_one(
+    simulate: Simulate, run: Serve, losing: Any, body: dict[str, Any]
+) -> None:
+    upstream = await simulate()
+    first = await run(upstream)
+    line, creating = await losing(first, **ask(), **body)
+    await until(lambda: line.held)
+    await first.kill()
+
+    second = await run(upstream)
+    line.target = second.url
+    line.cut()
+    made = await creating
+    assert (await terminal(second.client(), made.id)).status == "completed"
+    assert posts(upstream) == 1
+
+
+async def test_a_background_stream_whose_beginning_was_lost_with_the_gateway_begins_again(
+    simulate: Simulate, run: Serve, losing: Any
+) -> None:
+    upstream = await simulate(speed=4.0)
+    first = await run(upstream)
+    line, creating = await losing(first, **job())
+    await until(lambda: line.held)
+    await first.kill()
+
+    second = await run(upstream)
+    line.target = second.url
+    line.cut()
+    events = await all_of(await creating)
+    assert numbers(events) == await upstream.numbers_of(events[0]["response"]["id"])
+    assert posts(upstream) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [{"background": True}, {"stream": True}, {}], ids=["background", "stream", "foreground"]
+)
+async def test_a_create_of_which_nobody_knows_what_came_is_not_sent_again_and_says_so(
+    simulate: Simulate, run: Serve, losing: Any, body: dict[str, Any]
+) -> None:
+    upstream = await simulate(**STILL)
+    first = await run(upstream)
+    line, creating = await losing(first, **ask("late"), **body)
+    await until(lambda: posts(upstream))
+    await first.kill()
+
+    second = await run(upstream)
+    line.target = second.url
+    line.cut()
+    with pytest.raises(openai.APIStatusError) as unknown:
+        await creating
+    assert (unknown.value.status_code, unknown.value.code) == (502, "outcome_unknown")
+    assert unknown.value.response.headers["x-should-retry"] == "false"
+    assert posts(upstream) == 1
 
 
 async def test_told_to_stop_it_finishes_foreground_streams_and_cuts_background_readers(

@@ -9,8 +9,10 @@ from stories import STILL, all_of, ask, fetch, following, job, numbers, until
 
 import gateway.app
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.facts import Ended, RequestServed, StoreFailed, Untracked
+from gateway.domain.facts import Ended, Joined, RequestServed, StoreFailed, Untracked
 from gateway.store.memory import MemoryStore
+
+RETRY = {"x-stainless-retry-count": "1"}
 
 
 class Failing(MemoryStore):
@@ -112,8 +114,8 @@ async def test_a_client_that_leaves_while_its_create_is_recorded_leaves_no_recor
     recording, go_on = asyncio.Event(), asyncio.Event()
     record = store.create
 
-    async def slowly(response):
-        recorded = await record(response)
+    async def slowly(*arguments, **options):
+        recorded = await record(*arguments, **options)
         recording.set()
         await go_on.wait()
         return recorded
@@ -126,6 +128,49 @@ async def test_a_client_that_leaves_while_its_create_is_recorded_leaves_no_recor
     go_on.set()
     await until(lambda: not store._held)
     assert upstream.simulator.requests == []
+
+
+async def test_a_retry_joins_no_create_that_was_recorded_and_never_sent(switched):
+    upstream, gateway, store = await switched()
+    recording, deleting, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    record, delete = store.create, store.delete
+
+    async def for_ever(*arguments, **options):
+        await record(*arguments, **options)
+        recording.set()
+        await asyncio.Event().wait()
+
+    async def slowly(key):
+        store.delete = delete
+        deleting.set()
+        await go_on.wait()
+        await delete(key)
+
+    store.create, store.delete = for_ever, slowly
+    url, body = f"{gateway.url}/v1/responses", {**ask(), "background": True}
+    leaving = asyncio.create_task(fetch(url, "POST", body=body))
+    await recording.wait()
+    leaving.cancel()
+    await deleting.wait()
+    store.create = record
+    made = await fetch(url, "POST", body=body, headers=RETRY)
+    go_on.set()
+    assert made.status == 200
+    assert upstream.asked("POST", "responses") == 1
+    assert gateway.facts.of(Joined) == []
+
+
+async def test_what_may_be_the_retry_of_a_create_in_hand_is_not_sent_while_the_store_is_down(switched):
+    upstream, gateway, store = await switched()
+    url, body = f"{gateway.url}/v1/responses", {**ask(), "background": True}
+    await fetch(url, "POST", body=body)
+    store.down = True
+    refused = await fetch(url, "POST", body=body, headers=RETRY)
+    assert (refused.status, refused.error["code"]) == (503, "store_unavailable")
+    assert (await fetch(url, "POST", body=body)).headers["x-gateway-tracking"] == "off"
+    other = await fetch(url, "POST", body={**ask("slow"), "background": True}, headers=RETRY)
+    assert other.headers["x-gateway-tracking"] == "off"
+    assert upstream.asked("POST", "responses") == 3
 
 
 @pytest.mark.parametrize("how", ["cancel", "delete"])

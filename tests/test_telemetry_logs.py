@@ -117,6 +117,7 @@ def test_a_life_leaves_its_milestones_and_one_line_that_tells_it_all() -> None:
         "contradictions": 0,
         "stucks": 0,
         "pickups": 0,
+        "joined": 0,
     }
 
 

@@ -111,6 +111,7 @@ async def test_the_generation_span_tells_the_whole_life() -> None:
         "gateway.continuation_tokens.redeemed": 0,
         "gateway.continuation_tokens.outstanding": False,
         "gateway.contradictions": 0,
+        "gateway.joined": 0,
     }
     assert span.status.is_unset
 

@@ -35,6 +35,8 @@ async def _polled(gateway: Running, upstream: Upstream) -> None:
     """A client polls until the end, and once more; another does not come back for its result."""
     response_id = await _create(gateway, ask())
     await _create(gateway, ask())
+    for _ in ("once", "and once more"):
+        await fetch(f"{gateway.url}/v1/responses", "POST", body=ask("quota"), headers={"Idempotency-Key": response_id})
     url = f"{gateway.url}/v1/responses/{response_id}"
     while (await asyncio.gather(fetch(url), fetch(url)))[0].json["status"] in ("queued", "in_progress"):  # noqa: ASYNC110
         await asyncio.sleep(0.01)  # as clients do

@@ -15,6 +15,8 @@ from gateway.domain.headers import first
 
 JOIN_S = 600.0
 """How long an attempt can be joined: from when its client left, from its create with an `Idempotency-Key`."""
+GIVEN_S = 2.0
+"""An answer whose connection breaks so soon after it was written may not have reached its client."""
 JoinedBy = Literal["retry", "idempotency_key"]
 
 _RETRY_COUNT = "x-stainless-retry-count"
@@ -32,7 +34,7 @@ class Fate(StrEnum):
     LEFT = "left"
     """It has gone without its whole answer."""
     ANSWERED = "answered"
-    """It has its answer."""
+    """All of its answer is written: it has it, unless the connection, or this process, is gone within `GIVEN_S`."""
 
 
 @dataclass(frozen=True, slots=True)

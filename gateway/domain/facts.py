@@ -19,13 +19,6 @@ PollOutcome = Literal["changed", "unchanged", "terminal", "error"]
 AttachKind = Literal["first", "resume", "replay"]
 Left = Literal["end", "client", "slow", "drain", "error"]
 """How a reader's stream ended: at the log's end, the client went, it took nothing for too long, shutdown, a fault."""
-LEFT: Mapping[Left, tuple[Literal["client", "gateway"], Literal["left", "slow", "drain", "error"]]] = {
-    "client": ("client", "left"),
-    "slow": ("client", "slow"),
-    "drain": ("gateway", "drain"),
-    "error": ("gateway", "error"),
-}
-"""Whose doing it was where a stream did not end at the log's end, and the reason."""
 Observed = Literal["stream", "poll"]
 """How upstream's word came: a stream says when, a poll no more than that it was since the last one."""
 ResumeRefusal = Literal["expired", "store", "overloaded", "error"]
@@ -69,6 +62,15 @@ class Refused(ResponseFact):
     """Upstream, or the way to it, refused the create: there is no response. `status`: HTTP's; 0: none was told."""
 
     status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined(ResponseFact):
+    """A create sent again for the `retry`-th time, known `by` (`attempt.JoinedBy`), is answered with this response."""
+
+    by: str
+    retry: int
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ class Counts(Struct, frozen=True):
     contradictions: int = 0
     stucks: int = 0
     pickups: int = 0
+    joined: int = 0
 
     def plus(self, added: Mapping[str, int]) -> "Counts":
         """These counts with increments by name."""

@@ -10,8 +10,9 @@ import uuid
 from aiohttp import web
 
 from gateway.domain import content, mode
+from gateway.domain.attempt import Attempt, attempt_of
 from gateway.domain.continuation import Cursor, CursorForm, parse_token
-from gateway.domain.errors import StoreUnavailable, UpstreamCut
+from gateway.domain.errors import OutcomeUnknown, StoreUnavailable, UpstreamCut
 from gateway.domain.facts import Detached, StoreFailed, Untracked
 from gateway.domain.headers import Headers, credential
 from gateway.domain.identifiers import identifier, product
@@ -20,9 +21,11 @@ from gateway.domain.response import Response
 from gateway.edge import polling, preferences, stream
 from gateway.edge.bodies import read_body, whole
 from gateway.edge.context import Context
+from gateway.edge.delivery import give, watched
 from gateway.edge.middleware import ABOUT, DETAIL, REQUEST_ID
 from gateway.edge.owners import owner_of, read_reference, require_owner
 from gateway.edge.passthrough import client_headers, forward, received, relay, upstream_headers
+from gateway.relay.attempts import Begun
 from gateway.relay.creation import Head
 from gateway.relay.live import Live
 from gateway.relay.routing import Target, url
@@ -46,14 +49,18 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
     response = await _for_spans(context, body, new_response(context, request, target, asked))
     request[ABOUT] = response
     call = _call(context, request, target, response, mode.without_cursor(body, asked))
+    words = (request.method, target.path, target.query)
+    attempt = attempt_of(
+        context.store.owner_key, response.owner, words, received(request), body, at=response.created_at
+    )
     try:
-        live, head = await context.tracker.create(response, call, credential(call.headers))
+        begun = await context.tracker.create(response, attempt, call, credential(call.headers))
     except StoreUnavailable as error:
-        return await _untracked(context, request, call, response.mode, error)
-    told = False
+        return await _untracked(context, request, call, response.mode, attempt, error)
+    live, told = begun.live, False
     try:
-        with live.asked():
-            made = await _answered(context, request, live, head)
+        with watched(context, request, begun), live.asked():
+            made = await _answered(context, request, begun)
         read = request.get(DETAIL)
         told = not isinstance(read, Detached) or read.how == "end"
         return made
@@ -62,24 +69,25 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
         context.outbox.answered(live.key, told=told)
 
 
-async def _answered(
-    context: Context, request: web.Request, live: Live, head: "asyncio.Future[Head]"
-) -> web.StreamResponse:
+async def _answered(context: Context, request: web.Request, begun: Begun) -> web.StreamResponse:
+    live = begun.live
     preferred = preferences.read(request)
     lingers = _lingers(context, live, preferred.linger_s)
     async with context.tracker.reading(live.key):
-        answer = await asyncio.shield(head)
+        answer = await asyncio.shield(begun.answer)
         if answer.rest is not None:
+            if not answer.rest.take():
+                raise OutcomeUnknown("Upstream's answer is too large to be given to more than one.")
             return await relay(context, request, answer.rest)
         as_stream = live.response.mode is not Mode.BACKGROUND or context.settings.background_tracking != "stream"
         if not answer.follow or not as_stream:
-            return await _object(context, live, answer, preferred.wait_s)
+            return await give(context, request, await _object(context, live, answer, preferred.wait_s))
         return await stream.serve(
             context,
             request,
             live.response,
             _FROM_START,
-            kind="first",
+            kind="replay" if begun.joined else "first",
             headers=[*answer.headers, *lingers],
             status=answer.status,
             reason=answer.reason,
@@ -147,12 +155,15 @@ def _call(context: Context, request: web.Request, target: Target, response: Resp
 
 
 async def _untracked(
-    context: Context, request: web.Request, call: Call, asked: Mode, error: StoreUnavailable
+    context: Context, request: web.Request, call: Call, asked: Mode, attempt: Attempt, error: StoreUnavailable
 ) -> web.StreamResponse:
-    """The store is down: straight through, or not at all, as `on_store_failure` says."""
+    """The store is down: straight through, or not at all, as `on_store_failure` says.
+
+    What may be the retry of a create in hand is not sent: it would be paid for twice.
+    """
     at = context.clock()
     context.telemetry.emit([StoreFailed(at, "create", error.message)])
-    if context.settings.on_store_failure == "refuse":
+    if context.settings.on_store_failure == "refuse" or context.tracker.attempts.in_hand(attempt):
         raise StoreUnavailable(
             "The store is not available, so the response could not be tracked; try again.",
             headers={"Retry-After": "2"},
@@ -167,6 +178,8 @@ async def _object(context: Context, live: Live, answer: Head, wait_s: float | No
     headers, body = answer.headers, answer.body
     if answer.follow:
         headers, body = _json(answer), await _first_object(live)
+        first = Head(answer.status, answer.reason, headers, body)
+        context.tracker.attempts.answers.keep(live.key, first)
     if wait_s is not None and live.response.mode is Mode.BACKGROUND and live.response.response_id is not None:
         wait_s = min(wait_s, context.settings.create_wait_max_s)
         await polling.hold(context, live, wait_s, over=lambda response: response.terminal)

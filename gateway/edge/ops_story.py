@@ -49,6 +49,7 @@ def story(response: Response, live: Live | None, now: float, *, content: bool) -
         "progress_at": max(response.progress_at, response.status_at) or None,
         "synthesised": response.synthesised,
         "contradictions": counts.contradictions,
+        "joined": counts.joined,
         "stuck": {"reason": response.stuck, "since": response.stuck_at} if response.stuck else None,
         "waits_for_owner": live.waits_for_owner if live else False,
         "previous_response_id": response.previous_response_id,

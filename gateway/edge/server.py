@@ -114,18 +114,39 @@ async def listen(app: web.Application, address: Address, *, header_limit: int) -
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's connection: what its parser refuses does not reach the app, and can be answered only here."""
+    """aiohttp's connection: what its parser refuses does not reach the app, and can be answered only here.
 
-    __slots__ = ("_malformed",)
+    `gone` is called when the client breaks the connection off, as long as nothing else came from it.
+    """
+
+    __slots__ = ("_malformed", "gone")
 
     def __init__(
         self, manager: web.Server, malformed: Callable[[web.StreamResponse], None] | None, **options: Any
     ) -> None:
         super().__init__(manager, **options)
         self._malformed = malformed
+        self.gone: Callable[[], None] | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is over; with an exception it is the client's doing, or the line's."""
+        super().connection_lost(exc)
+        if exc is not None:
+            self._tell_gone()
+
+    def eof_received(self) -> None:
+        """The client has closed its end."""
+        super().eof_received()
+        self._tell_gone()
+
+    def _tell_gone(self) -> None:
+        gone, self.gone = self.gone, None
+        if gone is not None:
+            gone()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come. A request whose body turns out to be no valid HTTP is told: aiohttp leaves it waiting."""
+        self.gone = None
         super().data_received(data)
         if not self._messages:
             return

@@ -44,7 +44,7 @@ class Head:
 
 
 class Creation:
-    """Makes the create call of a response and follows it up."""
+    """Makes the create call of a response and follows it up. `refused` is told of each create that came to nothing."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Creation:
         poller: Poller,
         telemetry: Telemetry,
         clock: Callable[[], float],
+        refused: Callable[[Live, int, Headers], None],
     ) -> None:
         self._settings = settings
         self._upstream = upstream
@@ -63,6 +64,7 @@ class Creation:
         self._poller = poller
         self._telemetry = telemetry
         self._clock = clock
+        self._on_refused = refused
 
     async def run(self, live: Live, call: Call, head: "asyncio.Future[Head]") -> None:
         """Call upstream and go on with its answer until the response has ended or the poller has it."""
@@ -73,7 +75,7 @@ class Creation:
             else:
                 await self._whole(live, answer, head)
         except UpstreamUnreachable as error:
-            await self._refused(live, error.status)
+            await self._refused(live, error.status, [])
             _answer(head, error)
         except UpstreamError as error:
             error.headers = {**error.headers, "x-should-retry": "false"}
@@ -126,13 +128,15 @@ class Creation:
             answer.close()
             raise
         if body is None:
-            await self._refused(live, answer.status)
+            await self._refused(live, answer.status, answer.headers)
             _answer(head, Head(answer.status, answer.reason, answer.headers, rest=answer))
+            if not live.readers:
+                answer.close()
             return
         answer.close()
         snapshot = read_snapshot(body) if answer.ok else None
         if snapshot is None or (snapshot.id is None and snapshot.status is None):
-            await self._refused(live, answer.status)
+            await self._refused(live, answer.status, answer.headers)
         else:
             await self._made(live, snapshot, answer.headers)
         _answer(head, Head(answer.status, answer.reason, answer.headers, body=body))
@@ -146,8 +150,9 @@ class Creation:
             self._telemetry.emit([StoreFailed(self._clock(), "create", error.message)])
         self._poller.take(live)
 
-    async def _refused(self, live: Live, status: int) -> None:
+    async def _refused(self, live: Live, status: int, headers: Headers) -> None:
         self._telemetry.emit([Refused(self._clock(), live.response, status)])
+        self._on_refused(live, status, headers)
         try:
             await self._ledger.drop(live)
         except StoreUnavailable as error:

@@ -45,8 +45,8 @@ class Ledger:
             await self.end(live, step.outcome, events[: step.events], facts=facts, body=body, source="stream")
             return
         if base.response_id is None and step.response.response_id is not None:
-            # First, so that whoever has read the id from the log can ask for it.
-            named = Change({"response_id": step.response.response_id})
+            # First, so that whoever has read the id from the log can ask for it; and the next process go on reading.
+            named = Change({"response_id": step.response.response_id, "pumped": step.response.pumped})
             await self._store.change(live.key, named, epoch=live.epoch)
         live.batches.append((events[-1].number, live.arrived_at))
         await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)

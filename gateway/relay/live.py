@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.domain.attempt import Attempt
 from gateway.domain.headers import Headers
 from gateway.domain.response import Body, Response, Status
 from gateway.domain.stuck import Contact
@@ -32,6 +33,7 @@ class Live:
     `readers`: clients that wait for its answer or follow its log; `alone_since`: when the last one left (loop time);
     `asking`: how many of them made the create. `linger_s`: how long its client wants it to go on then; None: as the
     setting says. `holds`: clients that wait with `Prefer: wait`.
+    `attempt`: the newest try of its create; None: there is nothing that another could join.
     """
 
     response: Response
@@ -49,6 +51,7 @@ class Live:
     linger_s: float | None = None
     asking: int = 0
     holds: int = 0
+    attempt: Attempt | None = None
     task: asyncio.Task[None] | None = None
     polling: asyncio.Task[Any] | None = None
     polls: int = 0

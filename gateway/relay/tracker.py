@@ -18,14 +18,16 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from gateway.config import Settings
-from gateway.domain.errors import Overloaded, StoreUnavailable
+from gateway.domain.attempt import Attempt
+from gateway.domain.errors import StoreUnavailable
 from gateway.domain.facts import Observed, StoreFailed, TakenUp
 from gateway.domain.headers import Headers
 from gateway.domain.lifecycle import died_with_the_process
 from gateway.domain.response import Response
 from gateway.domain.websocket import Conversation
+from gateway.relay.attempts import Attempts, Begun
 from gateway.relay.clockwork import Clockwork
-from gateway.relay.creation import Creation, Head
+from gateway.relay.creation import Creation
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
 from gateway.relay.poller import Poller
@@ -68,7 +70,9 @@ class Tracker:
         self.ledger = Ledger(store, telemetry, clock, self._forget)
         self.poller = Poller(settings, route, upstream, self.ledger, telemetry, clock, self.spawn)
         self._pump = Pump(settings, route, upstream, store, self.ledger, self.poller, telemetry, clock)
-        self._creation = Creation(settings, upstream, self.ledger, self._pump, self.poller, telemetry, clock)
+        self.attempts = Attempts(settings, store, self.live, telemetry, clock, self.spawn)
+        refused = self.attempts.refused
+        self._creation = Creation(settings, upstream, self.ledger, self._pump, self.poller, telemetry, clock, refused)
         self._clockwork = Clockwork(
             settings,
             store,
@@ -101,27 +105,21 @@ class Tracker:
         task.add_done_callback(self._done)
         return task
 
-    async def create(self, response: Response, call: Call, credential: Headers) -> tuple[Live, "asyncio.Future[Head]"]:
-        """Record the attempt, then call upstream in a task: the response in hand and its answer to come.
+    async def create(self, response: Response, attempt: Attempt, call: Call, credential: Headers) -> Begun:
+        """Record the attempt, then call upstream in a task; or join the attempt that this one repeats.
 
-        Raises `Overloaded`, `StoreUnavailable`: before upstream is called.
+        Raises `Overloaded`, `IdempotencyKeyReused`, `StoreUnavailable`: before upstream is called.
         """
-        if len(self.live) >= self._settings.max_live:
-            raise Overloaded(
-                "The gateway tracks as many responses as max_live allows; try again.", headers={"Retry-After": "5"}
-            )
-        try:
-            recorded = await self._store.create(response)
-        except asyncio.CancelledError:
-            # The client has left; whether the record is there by now cannot be known.
-            self.spawn(self._unmake(response), f"response {response.key}")
-            raise
+        recorded = await self.attempts.record(response, attempt)
+        if recorded.key != response.key:
+            self.heard_from(recorded.key, credential)
+            return await self.attempts.join(recorded, attempt, request_id=response.request_id)
         live = Live(recorded, recorded.epoch, credential)
         self.live[live.key] = live
-        head: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
-        head.add_done_callback(_seen)
-        live.task = self.spawn(self._working(live, self._creation.run(live, call, head)), f"response {live.key}")
-        return live, head
+        begun = self.attempts.begin(live, attempt)
+        work = self._creation.run(live, call, begun.answer)
+        live.task = self.spawn(self._working(live, work), f"response {live.key}")
+        return begun
 
     async def find(self, response_id: str, owner: str) -> Response | None:
         """An owner's response by upstream's id, at its newest value."""
@@ -256,8 +254,7 @@ class Tracker:
             self.poller.take(live, spread_s=spread_s)
 
     def _resumable(self, live: Live) -> bool:
-        response = live.response
-        return response.logged and response.pumped and not response.own_numbers
+        return live.response.pumped and not live.response.own_numbers
 
     async def _working(self, live: Live, work: Coroutine[Any, Any, None]) -> None:
         """A response's task: whatever it raises, the response is not left without anybody."""
@@ -284,12 +281,6 @@ class Tracker:
         except StoreUnavailable as error:
             self._telemetry.emit([StoreFailed(self._clock(), "change", error.message)])
 
-    async def _unmake(self, response: Response) -> None:
-        try:
-            await self._store.delete(response.key)
-        except StoreUnavailable as error:
-            self._telemetry.emit([StoreFailed(self._clock(), "delete", error.message)])
-
     def _forget(self, live: Live) -> None:
         """It has ended. Where somebody else than its own task ended it, that task has nothing left to wait for."""
         self.live.pop(live.key, None)
@@ -306,9 +297,3 @@ def _this_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     assert task is not None
     return task
-
-
-def _seen(head: "asyncio.Future[Head]") -> None:
-    """A client that left does not ask for the answer any more: its error is not unheard of."""
-    if not head.cancelled():
-        head.exception()

@@ -51,6 +51,7 @@ class Answer:
         self._response = response
         self._idle_s = idle_s
         self._peeked: list[bytes] = []
+        self._taken = False
         self.seconds = seconds
         """From the request to the headers."""
         self.status = response.status
@@ -108,6 +109,11 @@ class Answer:
         whole = b"".join(pieces)
         self._peeked = [whole] if whole else []
         return whole
+
+    def take(self) -> bool:
+        """Whether the caller is the first to ask for the body, of several who wait for this answer."""
+        taken, self._taken = self._taken, True
+        return not taken
 
     def close(self) -> None:
         """Done with it."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from gateway.domain.attempt import Attempt
+from gateway.domain.attempt import Attempt, Fate
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
@@ -60,6 +60,7 @@ class SqliteStore:
         self._recent: deque[Held] = deque(maxlen=_RECENTLY_ENDED)
         self._reading: dict[tuple[int, int, int], asyncio.Future[Frames]] = {}
         self._recording: dict[str, set[asyncio.Future[None]]] = {}
+        self._settling = sqlite_attempts.Settling(self._thread.ask, clock)
 
     async def open(self) -> None:
         """Open the file and take up every live record; leases of before are void. Raises Unusable."""
@@ -76,6 +77,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Write what is queued, then release readers and the file; every call from now on fails."""
+        self._settling.stop()
         await self._thread.close()
         for held in tuple(self._known.values()):
             held.log.stop(StoreUnavailable, CLOSED)
@@ -92,7 +94,10 @@ class SqliteStore:
 
     async def mark(self, key: str, attempt: Attempt) -> None:
         """See the port."""
-        await self._write(key, partial(rules.mark, attempt=attempt))
+        async with self._turn(attempt.name, wait=False):
+            await self._write(key, partial(rules.mark, attempt=attempt))
+        if attempt.fate is Fate.ANSWERED:
+            self._settling.begin()
 
     async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
         """See the port."""
@@ -212,7 +217,7 @@ class SqliteStore:
 
     @asynccontextmanager
     async def _turn(self, name: str, *, wait: bool) -> AsyncIterator[None]:
-        """While an attempt is being recorded. Who may join it waits for it: what is queued cannot be found yet."""
+        """While something of an attempt is being written. Who may join waits: what is queued cannot be found yet."""
         others = self._recording.setdefault(name, set())
         earlier, mine = tuple(others), asyncio.get_running_loop().create_future()
         others.add(mine)

@@ -13,6 +13,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.store import sqlite_attempts
 from gateway.store.port import Durability, Unusable
 
 APPLICATION = 0x52474C47
@@ -170,6 +171,7 @@ def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability, 
         if found != "ok":
             raise Unusable(_damaged(path, found))
         connection.executescript(_ADDED)
+        connection.execute(sqlite_attempts.REOPEN)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
     return bytes(connection.execute("SELECT value FROM meta WHERE name='owner_key'").fetchone()[0])

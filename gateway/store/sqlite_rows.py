@@ -144,7 +144,7 @@ def _written(tables: dict[str, list[tuple[Any, ...]]], write: Write, entry: Entr
         body, headers = after.body, encode(after.body.headers)
         tables[_BODY].append((rid, body.at, zlib.crc32(body.bytes, zlib.crc32(headers)), headers, body.bytes))
     if (attempt := after.attempt) is not write.before.attempt:
-        if attempt is not None and attempt.open:
+        if attempt is not None:
             tables[sqlite_attempts.INSERT].append(sqlite_attempts.row_of(rid, attempt))
         else:
             tables[sqlite_attempts.DELETE].append((rid,))
@@ -230,7 +230,7 @@ def named_row(db: sqlite3.Connection, route: str, response_id: str, owner: str |
 
 
 def attempt_rows(db: sqlite3.Connection, name: str) -> list[Row]:
-    """The records whose attempt has this name, and is open."""
+    """The records whose attempt has this name."""
     return _rows(db, f"{_SELECT} WHERE attempt.name = ?", (name,))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from gateway.domain import facts
+from gateway.domain.attempt import JoinedBy
 from gateway.domain.continuation import CursorForm
 from gateway.domain.errors import Origin
 from gateway.domain.mode import Mode
@@ -98,6 +99,12 @@ METRICS: tuple[Metric, ...] = (
         "counter",
         "Creates that went upstream untracked.",
         {"reason": ("store", "not_json", "limit", "unreadable"), "mode": (*_MODES, UNKNOWN)},
+    ),
+    Metric(
+        names.JOINED,
+        "counter",
+        "Creates that were sent again and got the response of the first one; by what they were known.",
+        {"by": get_args(JoinedBy)},
     ),
     Metric(names.DURATION, "histogram", "Create to final status.", {"mode": _MODES, "status": _ENDED}, _LIFETIME),
     Metric(

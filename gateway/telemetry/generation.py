@@ -250,4 +250,5 @@ def _story(response: Response) -> dict[str, Value]:
         **{names.GATEWAY_TOKENS_BY_FORM[form]: times or None for form, times in by_form.items()},
         names.GATEWAY_TOKENS_OUTSTANDING: response.token_open,
         names.GATEWAY_CONTRADICTIONS: counts.contradictions,
+        names.GATEWAY_JOINED: counts.joined,
     }

@@ -66,6 +66,7 @@ class Logs:
         self._project: dict[type[facts.Fact], Callable[[Any], None]] = {
             facts.Created: self._created,
             facts.Refused: self._refused,
+            facts.Joined: lambda f: self._say("info", "create_joined", f, by=f.by, retry=f.retry),
             facts.StatusChanged: lambda f: self._say("debug", "response_status", f, before=f.before, after=f.after),
             facts.FirstOutput: lambda f: self._say("info", "first_output", f, seconds=f.at - f.response.created_at),
             facts.Ended: self._ended,

@@ -38,6 +38,7 @@ class Metrics:
         self._project: dict[type[facts.Fact], Callable[[Any], None]] = {
             facts.Created: self._created,
             facts.Refused: lambda f: self._inc(names.REFUSED, f.response.mode, _status_class(f.status)),
+            facts.Joined: lambda f: self._inc(names.JOINED, f.by, trace=f.response.trace),
             facts.StatusChanged: self._status_changed,
             facts.FirstOutput: self._first_output,
             facts.Ended: self._ended,
@@ -171,8 +172,8 @@ class Metrics:
     def _detached(self, fact: facts.Detached) -> None:
         self._inc(names.DELIVERED, by=fact.delivered)
         self._inc(names.REPLAYED, by=fact.replayed)
-        if fact.how in facts.LEFT:
-            self._inc(names.DISCONNECTS, *facts.LEFT[fact.how])
+        if fact.how in names.LEFT:
+            self._inc(names.DISCONNECTS, *names.LEFT[fact.how])
 
     # The edge, and the gateway itself
 

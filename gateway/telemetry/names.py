@@ -5,6 +5,7 @@ still moving and have no release: what is emitted is their main branch as of `GE
 and `responses_gateway_*` metrics are the product's own and stable.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 GENAI_CONVENTION: Final = "2026-10"
@@ -131,6 +132,7 @@ GATEWAY_FAILURES: Final = "gateway.polls.failures_before"
 GATEWAY_CONTENT_CUT: Final = "gateway.content.cut"
 """Not all that was said is there."""
 GATEWAY_CONTRADICTIONS: Final = "gateway.contradictions"
+GATEWAY_JOINED: Final = "gateway.joined"
 GATEWAY_OUTCOME: Final = "gateway.outcome"
 GATEWAY_ATTACH_KIND: Final = "gateway.attach.kind"
 GATEWAY_CURSOR_FORM: Final = "gateway.cursor.form"
@@ -170,6 +172,7 @@ LATE: Final = "responses_gateway_late_terminals_total"
 GIVEN_UP: Final = "responses_gateway_responses_given_up_total"
 REFUSED: Final = "responses_gateway_creates_refused_total"
 UNTRACKED: Final = "responses_gateway_creates_untracked_total"
+JOINED: Final = "responses_gateway_duplicate_creates_joined_total"
 DURATION: Final = "responses_gateway_response_duration_seconds"
 QUEUE: Final = "responses_gateway_response_queue_seconds"
 FIRST_OUTPUT: Final = "responses_gateway_response_time_to_first_output_seconds"
@@ -224,3 +227,12 @@ SPANS_DROPPED: Final = "responses_gateway_spans_dropped_total"
 SPANS_DUE: Final = "responses_gateway_generation_spans_due"
 OBSERVERS_REMOVED: Final = "responses_gateway_telemetry_observers_removed_total"
 BUILD: Final = "responses_gateway_build_info"
+
+# What is said of how a stream was left.
+LEFT: Final[Mapping[str, tuple[str, str]]] = {
+    "client": ("client", "left"),
+    "slow": ("client", "slow"),
+    "drain": ("gateway", "drain"),
+    "error": ("gateway", "error"),
+}
+"""Whose doing it was where a stream did not end at the log's end, and the reason; by `facts.Left`."""

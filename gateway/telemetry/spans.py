@@ -111,7 +111,7 @@ def _detail(fact: facts.ClientPolled | facts.Detached | None) -> dict[str, Value
 
 def _reading(fact: facts.Detached) -> dict[str, Value]:
     """From where somebody read, how far, and how that ended."""
-    side, reason = facts.LEFT.get(fact.how, (None, fact.how))
+    side, reason = names.LEFT.get(fact.how, (None, fact.how))
     return {
         names.GATEWAY_ATTACH_KIND: fact.kind,
         names.GATEWAY_CURSOR_FORM: fact.form,

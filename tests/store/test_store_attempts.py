@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from given import BEGAN, Clock, Opener, a_record, completed, ended, given_up, rows
+from given import BEGAN, PATIENCE_S, Clock, Opener, a_record, completed, ended, given_up, rows
 
-from gateway.domain.attempt import JOIN_S, Attempt, Fate
+from gateway.domain.attempt import GIVEN_S, JOIN_S, Attempt, Fate
 from gateway.domain.errors import IdempotencyKeyReused
 from gateway.domain.mode import Mode
 from gateway.domain.response import Ending, Response
@@ -223,21 +223,34 @@ async def test_a_purged_record_takes_its_attempt_along(store: Store) -> None:
     assert await sent(store, "once more", tried(2)) == "again"
 
 
-async def test_attempts_outlive_the_process(opened: Opener, path: Path) -> None:
+async def test_attempts_outlive_the_process(opened: Opener) -> None:
     store = await opened()
     await sent(store, "lost", tried())
-    await sent(store, "kept", tried(name="others"))
-    await store.mark("kept", tried(name="others").now(Fate.ANSWERED, BEGAN))
     await sent(store, "keyed", keyed())
     store = await opened()
     assert await sent(store, "again", tried(1)) == "lost"
     assert await sent(store, "another", tried(1)) == "another"
-    assert await sent(store, "kept again", tried(1, name="others")) == "kept again"
     assert await sent(store, "keyed again", keyed()) == "keyed"
     store = await opened()
     assert await sent(store, "once more", tried(2)) in ("lost", "another")
-    await store.close()
-    assert rows(path, "SELECT count(*) FROM attempt") == [(4,)]
+
+
+async def test_what_was_answered_is_closed_for_the_next_process_when_its_client_has_surely_got_it(
+    opened: Opener, clock: Clock
+) -> None:
+    store = await opened()
+    for key, before_s in (("given", GIVEN_S), ("just given", GIVEN_S / 2)):
+        await sent(store, key, tried(name=key))
+        await store.mark(key, tried(name=key).now(Fate.ANSWERED, BEGAN - before_s))
+    async with asyncio.timeout(PATIENCE_S):
+        while await store._thread.ask(lambda db: db.execute("SELECT count(*) FROM attempt").fetchone()) != (1,):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    for again in ("this process", "the next one"):
+        if again == "the next one":
+            store = await opened()
+        assert await sent(store, f"given, {again}", tried(1, name="given")) == f"given, {again}"
+        joined = await sent(store, f"just given, {again}", tried(1, name="just given"))
+        assert (joined == "just given") is (again == "the next one")
 
 
 async def test_a_retry_that_comes_while_the_first_is_still_being_recorded_waits_for_it(opened: Opener) -> None:

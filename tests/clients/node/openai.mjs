@@ -142,6 +142,12 @@ await play({
     say(await clientOf(baseURL, { maxRetries: 2 }).responses.create({ ...body, background: true }));
   },
 
+  // Sends its create again until it has an answer; of a stream, all events. `timeout` is in milliseconds.
+  async sent_again({ baseURL, body, timeout }) {
+    const made = await outcome(clientOf(baseURL, { maxRetries: 9, timeout }).responses.create(body));
+    say(body.stream && made.value ? await outcome(each(made.value)) : made);
+  },
+
   // A client that gives up after so long without a byte, as every fetch of Node does after five minutes.
   async silence({ baseURL, body, patience_ms }) {
     const fetchOptions = { dispatcher: new Agent({ bodyTimeout: patience_ms }) };
