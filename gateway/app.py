@@ -40,17 +40,15 @@ _SWITCH_INTERVAL_S = 0.0005
 _TELEMETRY_S = 5.0
 _AZURE = ".azure.com"
 
-_METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
-HANDLERS: Mapping[tuple[Kind, str], Handler] = {
+HANDLERS: Mapping[tuple[Kind, str | None], Handler] = {
     (Kind.CREATE, "POST"): creating.create,
     (Kind.RESPONSE, "GET"): responses.retrieve,
     (Kind.RESPONSE, "DELETE"): responses.delete,
     (Kind.CANCEL, "POST"): responses.cancel,
-    **{(Kind.RESPONSE, method): responses.refer for method in ("HEAD", "POST", "PUT", "PATCH", "OPTIONS")},
-    **{(kind, method): responses.refer for kind in (Kind.INPUT_ITEMS, Kind.REFERRING) for method in _METHODS},
-    **{(Kind.TICKET, method): tickets.issue for method in _METHODS},
+    **{(kind, None): responses.refer for kind in (Kind.RESPONSE, Kind.CANCEL, Kind.INPUT_ITEMS, Kind.REFERRING)},
+    (Kind.TICKET, None): tickets.issue,
 }
-"""Who answers what; everything that is not here passes through."""
+"""Who answers what, by method and, with None, by any other; everything that is not here passes through."""
 
 
 class Gateway:

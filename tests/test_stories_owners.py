@@ -306,6 +306,17 @@ async def test_no_spelling_of_a_path_leads_to_another_owners_response(simulate, 
     assert len(upstream.simulator.requests) == asked
 
 
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "QUERY", "PROPFIND"])
+@pytest.mark.parametrize("action", ["", "/cancel", "/input_items", "/other"])
+async def test_no_method_leads_to_another_owners_response(held_key, method, action):
+    upstream, gateway = held_key
+    created = await gateway.client(ALICE).responses.create(**ask(), background=True)
+    asked = len(upstream.simulator.requests)
+    answer = await fetch(f"{gateway.url}/v1/responses/{created.id}{action}", method, key=BOB)
+    assert answer.status == 404
+    assert len(upstream.simulator.requests) == asked
+
+
 @pytest.mark.parametrize("path", ["/responses", "/responses/compact", "/responses/input_tokens"])
 async def test_no_body_that_cannot_be_read_refers_past_the_gateway(held_key, path):
     upstream, gateway = held_key

@@ -35,8 +35,8 @@ _BACKLOG = 1024
 _CANCEL_S = 1.0
 
 
-def client_app(context: Context, handlers: Mapping[tuple[Kind, str], Handler]) -> web.Application:
-    """What clients are served: `handlers` by kind and method, WebSockets tunnelled, everything else passed through."""
+def client_app(context: Context, handlers: Mapping[tuple[Kind, str | None], Handler]) -> web.Application:
+    """What clients are served: `handlers` by kind and method (None: any other); WebSockets tunnelled, else passed on."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
         _check_head(request, context.settings.header_limit_bytes)
@@ -50,7 +50,8 @@ def client_app(context: Context, handlers: Mapping[tuple[Kind, str], Handler]) -
             return await tickets.retrieve(context, request, target, ticket)
         if websocket.is_upgrade(request):
             return await websocket.tunnel(context, request, target)
-        return await handlers.get((target.kind, request.method), forward)(context, request, target)
+        handler = handlers.get((target.kind, request.method)) or handlers.get((target.kind, None), forward)
+        return await handler(context, request, target)
 
     # Handlers that read a body bound it themselves.
     app = web.Application(middlewares=[around(context)], client_max_size=0)
