@@ -36,7 +36,7 @@ _CANCEL_S = 1.0
 
 
 def client_app(context: Context, handlers: Mapping[tuple[Kind, str | None], Handler]) -> web.Application:
-    """What clients are served: `handlers` by kind and method (None: any other); WebSockets tunnelled, else passed on."""
+    """What clients are served: `handlers` by kind and method (None: any other); WebSockets tunnelled, else passed."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
         _check_head(request, context.settings.header_limit_bytes)
