@@ -55,6 +55,19 @@ async def test_a_record_that_is_there_already_comes_back_however_many_create_it(
     assert [response async for response in store.live()] == created[:1]
 
 
+@pytest.mark.parametrize("over", [False, True], ids=["live", "ended"])
+async def test_of_all_who_make_a_change_once_one_does(store: Store, over: bool) -> None:
+    await store.create(a_record())
+    if over:
+        await ended(store)
+    once = Change(counts={"pickups": 1}, once="pickups")
+    made = await asyncio.gather(*[store.change("key", once, epoch=1) for _ in range(20)])
+    found = await store.get("key")
+    assert sum(made) == 1
+    assert found is not None
+    assert found.counts.pickups == 1
+
+
 async def test_a_batch_that_begins_beyond_the_tail_is_refused_as_a_gap(store: Store) -> None:
     await logged(store, last=4)
     with pytest.raises(Gap) as refused:
