@@ -1,18 +1,24 @@
 """README is true: its examples run as they stand and print what it shows, its tables are the code's."""
 
 import asyncio
+import io
+import json
 import os
 import re
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lives import a_life, one_of_each
 from readme import BETWEEN_BLOCKS, EXAMPLES, MARK, README
 from running import PATIENCE_S, Running, Upstream
 
 from dashboards.__main__ import with_tables
+from gateway.domain.facts import Ended
+from gateway.telemetry.logs import configure
 
 needs_a_shell = pytest.mark.skipif(
     not all(map(shutil.which, ("bash", "curl", "jq"))), reason="needs bash, curl and jq: apt install bash curl jq"
@@ -81,3 +87,26 @@ def test_the_tables_of_metrics_service_levels_and_alerts_are_the_codes(name: str
     assert [README.count(mark) for mark in marks] == [1, 1]
     shown, told = (text.partition(marks[0])[2].partition(marks[1])[0] for text in (README, with_tables(README)))
     assert shown == told, "run: python -m dashboards"
+
+
+def test_the_log_line_that_readme_shows_has_the_fields_of_those_that_are_written() -> None:
+    shown = README.partition("### Logs")[2].partition("```json\n")[2].partition("```")[0]
+    stream = io.StringIO()
+    logs = configure("info", "json", stream)
+    (ended,) = (fact for fact in a_life() if isinstance(fact, Ended))
+    logs.observe(replace(ended, response=ended.response.but(upstream_request_id="req_1")))
+    logs.close()
+    assert list(json.loads(shown)) == list(json.loads(stream.getvalue()))
+
+
+def test_every_event_that_readme_tells_of_is_written_by_some_fact() -> None:
+    table = README.partition("### Logs")[2].partition("### Security")[0]
+    named = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
+    stream = io.StringIO()
+    logs = configure("debug", "json", stream)
+    for fact in [*a_life(), *one_of_each()]:
+        logs.observe(fact)
+    logs.close()
+    written = {json.loads(line)["event"] for line in stream.getvalue().splitlines()}
+    assert named - written == {"log_lines_lost"}
+    assert len(named) > 10

@@ -138,7 +138,7 @@ async def start(folder: Path, upstream: str, environ: dict[str, str], **settings
             env={**os.environ, **environ},
         )
     gateway = Talkative(process, files)
-    where = r'[\s"](?:{0}=|{0}": ")(http[^\s"]+)'
+    where = r'[\s"]{0}(?:=|": ?")(http[^\s"]+)'
     gateway.ops_url = (await gateway.wait_for(where.format("ops_url")))[1]
     gateway.url = (await gateway.wait_for(where.format("url")))[1]
     return gateway
@@ -179,6 +179,10 @@ class Clients:
         await self.send("POST", "/v1/responses", said=body(previous_response_id=IDS["previous_response_id"]))
         await self.send("POST", "/v1/responses", said=body(previous_response_id=f"{MARK} previous~7"))
         await self.send("POST", f"/openai/deployments/{MARK}/responses?api-version={MARK}", said=body())
+        for mode in MODES:
+            await self.send(
+                "POST", f"/openai/v1/responses?api-version={MARK}%20words&{MARK}&{MARK}={MARK}", said=body(**mode)
+            )
 
     async def ask_about_each(self) -> None:
         """Polls, resumes, tickets, cancels, deletes, of one's own and of others' responses."""

@@ -272,7 +272,7 @@ async def test_each_attempt_to_create_is_a_span_under_the_generation() -> None:
     assert [round((span.end_time - span.start_time) / 1e9, 3) for span in spans] == [0.5, 0.25, 0.125]
     every = {
         "http.request.method": "POST",
-        "url.full": "https://api.example.com:8443/v1/responses?api-version=2026-11-01&sig=REDACTED&token=REDACTED",
+        "url.full": "https://api.example.com:8443/v1/responses?api-version=2026-11-01&REDACTED",
         "server.address": "api.example.com",
         "server.port": 8443,
     }

@@ -20,7 +20,7 @@ from gateway.telemetry import names
 from gateway.telemetry.generation import begun, chat, create, link_to, owner, queued, request, result
 from gateway.telemetry.span import Span, Value
 
-# What a query may show; any other value may be somebody's secret.
+# What a query may show; anything else may be somebody's secret, the name of a field too.
 _SHOWN = frozenset({"api-version", "include_obfuscation", "starting_after", "stream"})
 _REDACTED = "REDACTED"
 
@@ -206,13 +206,14 @@ def _fetch(response: Response) -> dict[str, Value]:
 
 
 def _http(method: str, path: str, query: str, status: int) -> dict[str, Value]:
-    shown = [part if _is_shown(part) else f"{part.partition('=')[0]}={_REDACTED}" for part in query.split("&") if part]
+    shown = dict.fromkeys(part if _is_shown(part) else _REDACTED for part in query.split("&") if part)
     url = f"{path}?{'&'.join(shown)}" if shown else path
     return {names.HTTP_METHOD: method, names.URL_FULL: url, names.HTTP_STATUS: status or None}
 
 
 def _is_shown(part: str) -> bool:
-    return part.partition("=")[0] in _SHOWN
+    name, _, value = part.partition("=")
+    return name in _SHOWN and identifier(value) is not None
 
 
 def _http_error(status: int) -> str | None:
