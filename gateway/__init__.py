@@ -48,6 +48,8 @@ Words, one meaning each:
     continuation token  `resp_...~N`: an id and a position
     ticket              stands for a credential in a URL: for one response, for reading, for a while
     fact                something that happened, in the past tense; all telemetry is made of them
+    due, owed           an end that telemetry has still to tell; how many; the outbox sends and settles them
+    generation          the span that is a response's whole life; promoted: exported though it was not sampled
     stuck, recovered    it should have moved and did not, for a reason; it moved again
     linger              how long a foreground stream outlives its last reader
     drain               finishing before a stop
