@@ -62,11 +62,13 @@ async def story_of(process: Process, response_id: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("at", [3, 20, 60])
 async def test_a_stream_survives_kill_9_of_the_gateway_in_its_middle(simulate: Simulate, run: Serve, at: int) -> None:
-    upstream = await simulate(speed=4.0)
+    upstream = await simulate(**STILL)
     first = await run(upstream)
     stream = await first.client().responses.create(**job(delta_count=200))
+    upstream.simulator.skip(2)  # half of its events come, and no more before it is killed
     before = await until_cut(stream, kill=first, at=at)
 
+    upstream.simulator.skip(60)
     second = await run(upstream)
     last = before[-1]["sequence_number"]
     response_id = before[0]["response"]["id"]
@@ -101,9 +103,10 @@ async def test_with_a_key_of_its_own_the_gateway_takes_responses_up_alone(simula
 
 
 async def test_a_foreground_stream_ends_with_the_nested_error_after_kill_9(simulate: Simulate, run: Serve) -> None:
-    upstream = await simulate(speed=4.0)
+    upstream = await simulate(**STILL)
     first = await run(upstream)
     stream = await first.client().responses.create(**ask(delta_count=200), stream=True)
+    upstream.simulator.skip(1)
     before = await until_cut(stream, kill=first, at=10)
 
     second = await run(upstream)
