@@ -94,6 +94,9 @@ class Settings(BaseModel):
     # As long as OpenAI's SDKs wait for an answer.
     create_wait_max_s: Seconds = 600.0
     """Longest time that a background create with Prefer: wait is held."""
+    # The create is answered as upstream answers it.
+    create_wait_s: Pause = 0.0
+    """A background create without stream is held until its response ends, for so long at most; Prefer: wait wins."""
     # 3,000 responses at the schedule's last pause; with more, each is polled less often.
     poll_budget_per_s: Annotated[float, PlainValidator(reading.rate)] = 100.0
     """Polls per second that one route may cause upstream."""
@@ -116,6 +119,9 @@ class Settings(BaseModel):
     # A quarter of the 60 s of silence after which load balancers commonly cut.
     heartbeat_s: Seconds = 15.0
     """A reader of a stream gets a comment after this much silence."""
+    # Upstream sends none.
+    stream_done: bool = False
+    """End streams with data: [DONE], as other servers do; Prefer: done and Prefer: done=no win."""
     # Clients whose timers run from event to event give up after 120 s (LangChain) or 300 s (Codex).
     keepalive_s: Pause = 60.0
     """A reader gets an event of type keepalive, as OpenAI itself sends it, after this much silence; 0: never."""
@@ -245,6 +251,10 @@ class Settings(BaseModel):
             raise Conflict(("listen",), f"{reason}; expected a loopback address, like 127.0.0.1:8080")
         if not self.ops_token and not self.ops_listen.is_loopback:
             raise Conflict(("ops_listen",), "expected a loopback address, or ops_token to be set as well")
+        if self.create_wait_s > self.create_wait_max_s:
+            both = f"create_wait_s ({self.create_wait_s:.15g}) to be at most create_wait_max_s"
+            reason = f"expected {both} ({self.create_wait_max_s:.15g})"
+            raise Conflict(("create_wait_s", "create_wait_max_s"), reason)
         if self.tombstone_s < self.retention_s:
             both = f"tombstone_s ({self.tombstone_s:.15g}) to be at least retention_s ({self.retention_s:.15g})"
             raise Conflict(("tombstone_s", "retention_s"), f"expected {both}")

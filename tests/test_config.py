@@ -351,6 +351,13 @@ def test_an_owner_is_remembered_at_least_as_long_as_the_response():
     assert loaded("--retention-s", "60d", "--tombstone-s", "60d").retention_s == 5184000
 
 
+def test_no_create_waits_longer_than_the_longest_wait():
+    assert complaint("--create-wait-s", "1h") == (
+        '--create-wait-s "1h": expected create_wait_s (3600) to be at most create_wait_max_s (600)'
+    )
+    assert loaded("--create-wait-s", "1h", "--create-wait-max-s", "1h").create_wait_s == 3600
+
+
 def test_help_tells_meaning_default_and_variable_of_every_setting():
     parser = argparse.ArgumentParser(formatter_class=lambda prog: argparse.HelpFormatter(prog, width=1000))
     add_flags(parser)

@@ -5,7 +5,7 @@ import json
 
 import openai
 import pytest
-from stories import STILL, all_of, ask, fetch, job, live, numbers, some, types, until, until_error
+from stories import STILL, all_of, ask, events_in, fetch, job, live, numbers, some, types, until, until_error
 from wire import scripted_upstream
 
 from gateway.domain import sse
@@ -63,6 +63,24 @@ async def test_nobody_waits_who_does_not_ask(stage):
     answer = await held_create(gateway)
     assert answer.parse().status == "queued"
     assert "Preference-Applied" not in answer.headers
+
+
+async def test_where_the_setting_says_so_creates_wait_without_asking_and_a_client_may_decline(stage):
+    upstream, gateway = await stage(simulated=STILL, create_wait_s=500)
+    create = held_create(gateway)
+    await until(lambda: the_live(gateway))
+    declined = await held_create(gateway, **preferring("wait=0"))
+    assert (declined.parse().status, declined.headers["Preference-Applied"]) == ("queued", "wait=0")
+    upstream.simulator.skip(60)
+    answer = await create
+    assert answer.parse().output_text
+    assert "Preference-Applied" not in answer.headers
+
+
+async def test_a_wait_by_setting_is_as_long_as_the_setting_and_one_that_is_asked_for_as_it_asks(stage):
+    _, gateway = await stage(simulated=STILL, create_wait_s=0.01, create_wait_max_s=0.2)
+    assert (await held_create(gateway)).parse().status == "queued"
+    assert (await held_create(gateway, **preferring("wait=600"))).headers["Preference-Applied"] == "wait=0.2"
 
 
 async def test_a_create_that_upstream_refuses_waits_for_nothing(stage):
@@ -135,8 +153,23 @@ async def test_a_stream_ends_with_done_for_who_asks_at_the_first_read_and_at_eve
     assert (await fetch(f"{replay}&starting_after={last}", headers=done, parsed=False)).body == DONE
 
 
-async def test_a_stream_that_ends_with_an_error_has_no_done(stage):
-    upstream, gateway = await stage(simulated=STILL)
+async def test_where_the_setting_says_so_streams_end_with_done_and_a_client_may_decline(stage):
+    _, gateway = await stage(stream_done=True)
+    url = f"{gateway.url}/v1/responses"
+    by_setting = await fetch(url, "POST", body=job(), parsed=False)
+    assert by_setting.body.endswith(DONE)
+    assert "Preference-Applied" not in by_setting.headers
+    response_id = events_in(by_setting.body.removesuffix(DONE))[0]["response"]["id"]
+    replay = f"{url}/{response_id}?stream=true"
+    assert (await fetch(replay, parsed=False)).body == by_setting.body
+    declined = await fetch(replay, headers={"Prefer": "done=no"}, parsed=False)
+    assert declined.body + DONE == by_setting.body
+    assert "Preference-Applied" not in declined.headers
+
+
+@pytest.mark.parametrize("by_setting", [False, True])
+async def test_a_stream_that_ends_with_an_error_has_no_done(stage, by_setting):
+    upstream, gateway = await stage(simulated=STILL, stream_done=by_setting)
     client = gateway.client()
     stream = await client.responses.create(**job(), **preferring("done"))
     upstream.simulator.skip(2)
@@ -217,7 +250,8 @@ async def test_no_keepalive_event_comes_before_the_first_event(parts, gateway_fo
         ("respond-async, wait=20", preferences.Preferences(wait_s=20)),
         ("wait=20; linger=5; done", preferences.Preferences(20, 5, True)),
         ("wait=20, wait=30", preferences.Preferences(wait_s=20)),
-        ("wait=soon, linger=-1, done=no", preferences.Preferences(done=True)),
+        ("done=no", preferences.Preferences(done=False)),
+        ("wait=soon, linger=-1, done=perhaps", preferences.Preferences()),
         ("wait=" + "9" * 10, preferences.Preferences()),
         ("await=20, undone", preferences.Preferences()),
     ],

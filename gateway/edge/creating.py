@@ -180,11 +180,13 @@ async def _object(context: Context, live: Live, answer: Head, wait_s: float | No
         headers, body = _json(answer), await _first_object(live)
         first = Head(answer.status, answer.reason, headers, body)
         context.tracker.attempts.answers.keep(live.key, first)
-    if wait_s is not None and live.response.mode is Mode.BACKGROUND and live.response.response_id is not None:
-        wait_s = min(wait_s, context.settings.create_wait_max_s)
-        await polling.hold(context, live, wait_s, over=lambda response: response.terminal)
-        headers = [*headers, preferences.granted("wait", wait_s)]
+    settings, response = context.settings, live.response
+    held_s = settings.create_wait_s if wait_s is None else min(wait_s, settings.create_wait_max_s)
+    if response.mode is Mode.BACKGROUND and response.response_id is not None and (held_s or wait_s is not None):
+        await polling.hold(context, live, held_s, over=lambda response: response.terminal)
         body = (live.body and live.body.bytes) or body
+        if wait_s is not None:
+            headers = [*headers, preferences.granted("wait", held_s)]
     made = whole(answer.status, headers, body, reason=answer.reason)
     polling.issue_token(context, live, made)
     if live.response.terminal:

@@ -74,8 +74,11 @@ async def serve(
     answer = web.StreamResponse(status=status, reason=reason)
     for name, value in [*to_client(headers, drop=OF_THE_BODY), *STREAM_HEADERS]:
         answer.headers.add(name, value)
-    progress = _Progress(cursor.after, time.monotonic(), preferences.read(request).done)
-    if progress.done:
+    preferred = preferences.read(request).done
+    progress = _Progress(
+        cursor.after, time.monotonic(), context.settings.stream_done if preferred is None else preferred
+    )
+    if preferred:
         answer.headers.add(preferences.APPLIED, preferences.DONE)
     started = context.clock()
     behind = max(0, response.tail - cursor.after)
