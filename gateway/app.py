@@ -9,7 +9,6 @@ import asyncio
 import resource
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -92,7 +91,7 @@ class Gateway:
         route = Route("default", URL(settings.upstream, encoded=True), _credential(settings))
         timeouts = Timeouts(settings.upstream_connect_s, settings.upstream_headers_s, settings.upstream_idle_s)
         upstream = Upstream(timeouts, header_limit=settings.header_limit_bytes)
-        tracker = Tracker(settings, route, upstream, self.store, self.telemetry, clock, holder=uuid.uuid4().hex)
+        tracker = Tracker(settings, route, upstream, self.store, self.telemetry, clock)
         self.context = Context(
             settings,
             route,

@@ -148,7 +148,7 @@ class Attempts:
 
     async def join(self, recorded: Response, attempt: Attempt, *, request_id: str | None) -> Begun:
         """This attempt, made by a request of that name, repeats the one of this record, and gets its answer."""
-        live = self._live.get(recorded.key) or Live(recorded, recorded.epoch)
+        live = self._live.get(recorded.key) or Live(recorded)
         live.attempt = attempt
         live.count(joined=1)
         self._telemetry.emit([Joined(self._clock(), live.response, attempt.by, attempt.retry, request_id)])

@@ -48,6 +48,7 @@ class Ledger:
             # First, so that whoever has read the id from the log can ask for it; and the next process go on reading.
             named = Change({"response_id": step.response.response_id, "pumped": step.response.pumped})
             await self._store.change(live.key, named, epoch=live.epoch)
+        assert live.epoch is not None
         live.batches.append((events[-1].number, live.arrived_at))
         await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
         if live.response.ended:
@@ -206,12 +207,12 @@ class Ledger:
             return
         at = self._clock()
         first = Change(counts={"pickups": 1}, once="pickups")
-        if await self._store.change(key, first, epoch=response.epoch):
+        if await self._store.change(key, first, epoch=None):
             self._telemetry.emit([PickedUp(at, response, by, max(0.0, at - response.status_at))])
 
     async def note_co_owner(self, response: Response, owner: str) -> None:
         """Somebody else has proven to own this response too."""
-        await self._store.change(response.key, Change(co_owner=owner), epoch=response.epoch)
+        await self._store.change(response.key, Change(co_owner=owner), epoch=None)
 
     def _created(
         self, live: Live, body: bytes | None, at: float, response: Response | None = None

@@ -21,6 +21,7 @@ class Live:
     """One response in hand. Only the relay changes it; `ledger` writes it down.
 
     `response` is the newest value, `saved` the one that the store has; `unsaved` are counts not yet added there.
+    `epoch` is the one at which it is written; None: another process holds it, or none, as it has ended.
     `credential` are the newest owner's headers, in memory only; None: the response waits for its owner. `spare` are
     those before: an owner may come back with an old credential that upstream does not take any more.
     `created`: upstream has answered the create. `logged_bytes`: what this process has logged of it.
@@ -37,7 +38,7 @@ class Live:
     """
 
     response: Response
-    epoch: int
+    epoch: int | None = None
     credential: Headers | None = None
     spare: Headers | None = None
     body: Body | None = None

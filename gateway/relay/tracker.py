@@ -38,13 +38,12 @@ from gateway.store.port import Store
 from gateway.telemetry.observers import Telemetry
 
 T = TypeVar("T")
-_HELD_S = 10 * 365 * 86400.0  # one process holds a store: its leases end with it
 _AFTER_FAILURE_S = 1.0
 _log = logging.getLogger("gateway")
 
 
 class Tracker:
-    """Holds live responses and runs their tasks. `clock` gives unix seconds; `holder` names this process."""
+    """Holds live responses and runs their tasks. `clock` gives unix seconds."""
 
     def __init__(
         self,
@@ -54,15 +53,12 @@ class Tracker:
         store: Store,
         telemetry: Telemetry,
         clock: Callable[[], float],
-        *,
-        holder: str,
     ) -> None:
         self._settings = settings
         self._route = route
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
-        self._holder = holder
         self._tasks: set[asyncio.Task[Any]] = set()
         self._followers: dict[asyncio.Task[Any], str] = {}
         self.live: dict[str, Live] = {}
@@ -129,7 +125,7 @@ class Tracker:
 
     def held(self, response: Response) -> Live:
         """The response in hand; one that is not, for a single write (an end that comes late)."""
-        return self.live.get(response.key) or Live(response, response.epoch)
+        return self.live.get(response.key) or Live(response)
 
     def heard_from(self, key: str, credential: Headers) -> Live | None:
         """An owner made a request: its credential is the newest. The live response, if this process holds it."""
@@ -204,9 +200,9 @@ class Tracker:
 
     async def recover(self) -> None:
         """Take up what had not ended when the last process stopped."""
-        held = [response async for response in self._store.live()]
+        held = [response async for response in self._store.orphans()]
         for response in held:
-            lease = await self._store.claim(response.key, self._holder, _HELD_S)
+            lease = await self._store.claim(response.key)
             if lease is None:
                 continue
             body = await self._store.body(response.key)

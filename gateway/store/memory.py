@@ -17,10 +17,11 @@ from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
 from gateway.store import rules
-from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query, Space
+from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, Lease, Page, Pulse, Query, Space
 from gateway.store.tail import Tail
 
 _T = TypeVar("_T")
+_ME = "this process"
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class _Held:
 class MemoryStore:
     """Records, logs and bodies in dictionaries. `clock` gives unix seconds."""
 
+    shared = False
     durability: Durability = "memory"
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -62,13 +64,13 @@ class MemoryStore:
             return joined
         held = self._held.get(response.key) or _Held(rules.State(), Tail())
         self._held[response.key] = held
-        return self._write(held, partial(rules.create, response=response, attempt=attempt))
+        return self._write(held, partial(rules.create, response=response, attempt=attempt, holder=_ME))
 
     async def mark(self, key: str, attempt: Attempt) -> None:
         """See the port."""
         self._write(self._get(key), partial(rules.mark, attempt=attempt))
 
-    async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
+    async def change(self, key: str, change: Change, *, epoch: int | None, body: Body | None = None) -> bool:
         """See the port."""
         return self._write(self._get(key), partial(rules.change, change=change, epoch=epoch, body=body))
 
@@ -83,7 +85,7 @@ class MemoryStore:
         events: Sequence[Event] = (),
         *,
         tail: int,
-        epoch: int,
+        epoch: int | None,
         body: Body | None = None,
     ) -> bool:
         """See the port."""
@@ -120,9 +122,29 @@ class MemoryStore:
             raise Closed("the response is not in the store")
         return await held.log.read(after, wait_s=wait, limit=limit)
 
-    async def claim(self, key: str, holder: str, ttl: float) -> Lease | None:
+    async def renew(self, ttl_s: float) -> Pulse:
+        """There is no other process."""
+        self._check()
+        return Pulse()
+
+    async def claim(self, key: str) -> Lease | None:
         """See the port."""
-        return self._write(self._get(key), partial(rules.claim, key=key, holder=holder, ttl=ttl, now=self._clock()))
+        return self._write(self._get(key), partial(rules.claim, key=key, holder=_ME, living=True))
+
+    async def release(self, key: str, *, epoch: int) -> None:
+        """See the port."""
+        self._write(self._get(key), partial(rules.release, epoch=epoch))
+
+    async def orphans(self) -> AsyncIterator[Response]:
+        """See the port."""
+        async for response in self.live():
+            if self._get(response.key).state.hold is None:
+                yield response
+
+    async def turn(self, key: str, every_s: float) -> bool:
+        """It always is."""
+        self._check()
+        return True
 
     async def live(self) -> AsyncIterator[Response]:
         """See the port."""

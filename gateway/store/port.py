@@ -18,7 +18,8 @@ What every store promises (one suite of tests holds them all):
   one terminal `finish` more, which leaves its log as it is.
 * An end that is due (`Outcome.due`) is kept as it was at that end until it is settled, whatever becomes of the record;
   no longer than records are.
-* An older epoch raises `Fenced`, and nothing of its writes becomes visible. A lapsed lease is taken by one.
+* Who holds a response writes at its epoch. One that is older raises `Fenced`, and nothing of its writes becomes
+  visible. A lease ends with the heartbeat of the process that holds it (`renew`), and is then taken by one (`claim`).
 * A store that cannot do it now raises `StoreUnavailable` and has changed nothing.
 """
 
@@ -64,10 +65,21 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write a response's log, until somebody else takes it. A new holder gets a new epoch."""
+    """The right to write a response's log, until another process takes it. A new holder gets a new epoch."""
 
     key: str
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a process learns with its heartbeat: how many live, itself included, and what others did meanwhile.
+
+    `news` are the keys of responses that this process held and another has ended or taken.
+    """
+
+    processes: int = 1
+    news: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +141,12 @@ class Query:
 
 
 class Store(Protocol):
-    """One port, several stores. Every method but `open` may raise `StoreUnavailable`."""
+    """One port, several stores: each object is one process's hand on what is kept. `shared`: others may have theirs.
 
+    Every method but `open` may raise `StoreUnavailable`.
+    """
+
+    shared: bool
     durability: Durability
     owner_key: bytes
     """The secret under which owners are hashed; it lives as long as the store's content."""
@@ -142,7 +158,7 @@ class Store(Protocol):
         """Write what is queued, release what is held."""
 
     async def create(self, response: Response, attempt: Attempt | None = None, *, join: bool = False) -> Response:
-        """Record an attempt, before upstream is called. The caller writes at epoch 1, until somebody claims it.
+        """Record an attempt, before upstream is called. This process holds it, at epoch 1.
 
         A record that is there already under this key comes back as it is. So does, with `join`, that of an attempt
         which this one repeats, under a key of its own: of one whose client has gone before any other. One retry joins
@@ -152,8 +168,10 @@ class Store(Protocol):
     async def mark(self, key: str, attempt: Attempt) -> None:
         """What has become of an attempt. Nothing changes where a later try has joined it."""
 
-    async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
+    async def change(self, key: str, change: Change, *, epoch: int | None, body: Body | None = None) -> bool:
         """Apply a change, with a newer body if there is one. False: nothing was changed. Raises `Fenced`.
+
+        Without an epoch, which is whoever does not hold it, no fields are changed: they are the holder's to tell.
 
         A change that is made `once` is not made where its count is above 0 already: of all who try, one gets True.
         Of a response that has ended only counts and co-owners change: what a slower writer still thinks is not taken.
@@ -170,10 +188,12 @@ class Store(Protocol):
         events: Sequence[Event] = (),
         *,
         tail: int,
-        epoch: int,
+        epoch: int | None,
         body: Body | None = None,
     ) -> bool:
         """End it: events, end mark, record, body and what is due in one write. True for the one write that did.
+
+        Without an epoch by whoever does not hold it: what ends a response is the end, whoever saw it.
 
         Counts in `outcome.response` are not taken over: the store has them, and adds `outcome.counts`. Raises `Fenced`,
         and `Gap`: also where the event that closes the log is one that the log would skip.
@@ -194,8 +214,23 @@ class Store(Protocol):
     async def read(self, key: str, *, after: int, wait: float = 0, limit: int = PAGE_BYTES) -> Page:
         """The next page after a position. Raises `Closed` where there is no such log (any more)."""
 
-    async def claim(self, key: str, holder: str, ttl: float) -> Lease | None:
-        """Take, or as its holder renew, the lease for `ttl` seconds (0 hands it over). None: somebody else holds it."""
+    async def renew(self, ttl_s: float) -> Pulse:
+        """This process lives: nobody takes what it holds for `ttl_s` seconds from now. 0: it holds nothing any more."""
+
+    async def claim(self, key: str) -> Lease | None:
+        """Hold a response that nobody holds, or again what this process does. None: another living process does.
+
+        One that is stuck for want of its owner (`Stuck.WAITS_FOR_OWNER`) goes to whoever has heard from the owner.
+        """
+
+    async def release(self, key: str, *, epoch: int) -> None:
+        """Nobody holds it from now on. Nothing changes where another does by now."""
+
+    def orphans(self) -> AsyncIterator[Response]:
+        """Every record that has not ended and that no living process holds."""
+
+    async def turn(self, key: str, every_s: float) -> bool:
+        """Whether it is this process's turn to ask upstream about a response: of all processes, one's in `every_s`."""
 
     def live(self) -> AsyncIterator[Response]:
         """Every record that has not ended."""
@@ -204,7 +239,7 @@ class Store(Protocol):
         """Records for the operator."""
 
     async def due(self, *, after: int = -1, limit: int) -> Sequence[Due]:
-        """The first ends that are due, by ascending number, beyond `after`."""
+        """The first ends that are due, by ascending number, beyond `after`; not what another living process tells."""
 
     async def amend(self, due: Due) -> None:
         """What is due under this number is told so from now on."""

@@ -11,7 +11,7 @@ from gateway.domain.attempt import JOIN_S, Attempt, Fate
 from gateway.domain.errors import IdempotencyKeyReused
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
-from gateway.domain.response import Body, Change, Ending, Response
+from gateway.domain.response import Body, Change, Ending, Response, Stuck
 from gateway.store.port import Closed, End, Fenced, Gap, Lease, Refused
 
 CO_OWNERS = 64
@@ -20,14 +20,6 @@ LAST_POSITION = 2**63 - 1
 
 Alias = tuple[str, str, str]
 """(route, response id, owner): one name under which a record is found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Who holds the lease, and until when (unix seconds)."""
-
-    holder: str
-    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +36,14 @@ class Entry:
 class State:
     """One response in the store. Without an `entry` it is not there (yet, or any more: `removed_at`, unix seconds).
 
-    `attempt` is the create's, while another may join it. `events`, `body` and `ends` (that are due: response, whether
-    late) are what is being written;
-    `entry.response.tail` may be behind `tail`, see `record`.
+    `hold` names the process that holds it. `attempt` is the create's, while another may join it. `events`, `body` and
+    `ends` (that are due: response, whether late) are what is being written; `entry.response.tail` may be behind `tail`,
+    see `record`.
     """
 
     entry: Entry | None = None
     tail: int = -1
-    hold: Hold | None = None
+    hold: str | None = None
     attempt: Attempt | None = None
     events: tuple[Event, ...] = ()
     body: Body | None = None
@@ -83,13 +75,13 @@ def aliases(entry: Entry | None) -> frozenset[Alias]:
     return frozenset((response.route, entry.response.response_id, owner) for owner in owners)
 
 
-def create(state: State, response: Response, attempt: Attempt | None) -> tuple[State, Response]:
+def create(state: State, response: Response, attempt: Attempt | None, holder: str) -> tuple[State, Response]:
     """The first write. A record that is there already comes back as it is."""
     existing = record(state)
     if existing is not None:
         return state, existing
     response = response.but(epoch=1, tail=-1)
-    return State(Entry(response), attempt=attempt), response
+    return State(Entry(response), hold=holder, attempt=attempt), response
 
 
 def repeated(state: State, attempt: Attempt, now: float) -> bool:
@@ -142,13 +134,15 @@ def forget_attempt(state: State, until: float) -> tuple[State, bool]:
     return replace(state, attempt=None), True
 
 
-def change(state: State, change: Change, *, epoch: int, body: Body | None) -> tuple[State, bool]:
+def change(state: State, change: Change, *, epoch: int | None, body: Body | None) -> tuple[State, bool]:
     """Fields, counts, co-owner and body; of a response that has ended, counts and co-owner only."""
     if state.entry is None:
         return state, False
     entry = _fenced(state.entry, epoch)
     if entry.response.ended:
         change, body = replace(change, fields={}), None
+    elif epoch is None:
+        change = replace(change, fields={})
     if change.once is not None and getattr(entry.response.counts, change.once):
         return state, False
     if "ending" in change.fields:
@@ -173,7 +167,7 @@ def append(state: State, events: Sequence[Event], *, tail: int, epoch: int) -> t
 
 
 def finish(
-    state: State, outcome: Outcome, events: Sequence[Event], *, tail: int, epoch: int, body: Body | None
+    state: State, outcome: Outcome, events: Sequence[Event], *, tail: int, epoch: int | None, body: Body | None
 ) -> tuple[State, bool]:
     """The one ending; or the terminal status that comes late, which leaves the log as it is."""
     if state.entry is None:
@@ -200,16 +194,24 @@ def finish(
     return replace(state, entry=entry, tail=last, events=state.events + fresh, body=body or state.body, ends=ends), True
 
 
-def claim(state: State, key: str, holder: str, ttl: float, now: float) -> tuple[State, Lease | None]:
-    """The lease for whoever holds it already, or takes it from nobody or from one whose time is over."""
+def claim(state: State, key: str, holder: str, *, living: bool) -> tuple[State, Lease | None]:
+    """The lease for whoever holds it already, or takes what it may. `living`: so is the one who holds it."""
     if state.entry is None:
         return state, None
-    entry, hold = state.entry, state.hold
-    if hold is None or hold.holder != holder:
-        if hold is not None and hold.until > now:
-            return state, None
-        entry = replace(entry, response=entry.response.but(epoch=entry.response.epoch + 1))
-    return replace(state, entry=entry, hold=Hold(holder, now + ttl)), Lease(key, entry.response.epoch)
+    response = state.entry.response
+    if state.hold == holder:
+        return state, Lease(key, response.epoch)
+    if state.hold is not None and living and response.stuck is not Stuck.WAITS_FOR_OWNER:
+        return state, None
+    entry = replace(state.entry, response=response.but(epoch=response.epoch + 1))
+    return replace(state, entry=entry, hold=holder), Lease(key, entry.response.epoch)
+
+
+def release(state: State, *, epoch: int) -> tuple[State, None]:
+    """Nobody holds it, if this epoch still does."""
+    if state.entry is None or state.entry.response.epoch != epoch:
+        return state, None
+    return replace(state, hold=None), None
 
 
 def remove(state: State, now: float) -> tuple[State, bool]:
@@ -230,8 +232,8 @@ def expire(state: State, now: float, *, retention_s: float, resume_window_s: flo
     return state, False
 
 
-def _fenced(entry: Entry, epoch: int) -> Entry:
-    if epoch != entry.response.epoch:
+def _fenced(entry: Entry, epoch: int | None) -> Entry:
+    if epoch is not None and epoch != entry.response.epoch:
         raise Fenced(f"the lease is at epoch {entry.response.epoch}, not {epoch}")
     return entry
 

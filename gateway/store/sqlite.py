@@ -5,10 +5,9 @@ memory is never behind the file, so what is in memory is not read.
 """
 
 import asyncio
-import shutil
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -21,14 +20,27 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
-from gateway.store import rules, sqlite_attempts, sqlite_due, sqlite_rows
-from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, Lease, Page, Query, Space, Unusable
+from gateway.store import rules, sqlite_attempts, sqlite_due, sqlite_file, sqlite_rows
+from gateway.store.port import (
+    ATTEMPT_S,
+    PAGE_BYTES,
+    Closed,
+    Due,
+    Durability,
+    Lease,
+    Page,
+    Pulse,
+    Query,
+    Space,
+    Unusable,
+)
 from gateway.store.rules import State
 from gateway.store.sqlite_rows import Row
 from gateway.store.sqlite_thread import CLOSED, Held, Rule, SqliteThread
 from gateway.store.tail import Frames, Tail
 
 _T = TypeVar("_T")
+_ME = "this process"
 
 _RECENTLY_ENDED = 64
 _PURGED_PER_COMMIT = 20
@@ -38,6 +50,8 @@ _GONE = "the log is not in the store any more"
 
 class SqliteStore:
     """A file. `durability`: `process` or `fsync`; `clock` gives unix seconds; `cache_bytes` of each log in memory."""
+
+    shared = False
 
     def __init__(
         self,
@@ -84,7 +98,7 @@ class SqliteStore:
 
     async def create(self, response: Response, attempt: Attempt | None = None, *, join: bool = False) -> Response:
         """See the port."""
-        rule = partial(rules.create, response=response, attempt=attempt)
+        rule = partial(rules.create, response=response, attempt=attempt, holder=_ME)
         if attempt is None:
             return await self._write(response.key, rule)
         async with self._turn(attempt.name, wait=join):
@@ -99,7 +113,7 @@ class SqliteStore:
         if attempt.fate is Fate.ANSWERED:
             self._settling.begin()
 
-    async def change(self, key: str, change: Change, *, epoch: int, body: Body | None = None) -> bool:
+    async def change(self, key: str, change: Change, *, epoch: int | None, body: Body | None = None) -> bool:
         """See the port."""
         return await self._write(key, partial(rules.change, change=change, epoch=epoch, body=body))
 
@@ -114,7 +128,7 @@ class SqliteStore:
         events: Sequence[Event] = (),
         *,
         tail: int,
-        epoch: int,
+        epoch: int | None,
         body: Body | None = None,
     ) -> bool:
         """See the port."""
@@ -151,17 +165,33 @@ class SqliteStore:
             raise Closed("the response is not in the store")
         return await held.log.read(after, wait_s=wait, limit=limit)
 
-    async def claim(self, key: str, holder: str, ttl: float) -> Lease | None:
+    async def renew(self, ttl_s: float) -> Pulse:
+        """There is no other process: the file is this one's."""
+        self._thread.check()
+        return Pulse()
+
+    async def claim(self, key: str) -> Lease | None:
         """See the port."""
-        return await self._write(key, partial(rules.claim, key=key, holder=holder, ttl=ttl, now=self._clock()))
+        return await self._write(key, partial(rules.claim, key=key, holder=_ME, living=True))
+
+    async def release(self, key: str, *, epoch: int) -> None:
+        """See the port."""
+        await self._write(key, partial(rules.release, epoch=epoch))
+
+    async def orphans(self) -> AsyncIterator[Response]:
+        """See the port."""
+        for response in self._alive(lambda held: held.state.hold is None):
+            yield response
+
+    async def turn(self, key: str, every_s: float) -> bool:
+        """It always is."""
+        self._thread.check()
+        return True
 
     async def live(self) -> AsyncIterator[Response]:
         """See the port."""
-        self._thread.check()
-        for held in tuple(self._live.values()):
-            response = rules.record(held.state)
-            if response is not None and not response.ended:
-                yield response
+        for response in self._alive(lambda held: True):
+            yield response
 
     async def list(self, query: Query) -> Sequence[Response]:
         """See the port."""
@@ -213,7 +243,7 @@ class SqliteStore:
     async def space(self) -> Space:
         """Bytes of the file and its write-ahead log, and of the disk that they are on."""
         self._thread.check()
-        return await asyncio.to_thread(_space, self._path)
+        return await asyncio.to_thread(sqlite_file.space_of, self._path)
 
     @asynccontextmanager
     async def _turn(self, name: str, *, wait: bool) -> AsyncIterator[None]:
@@ -240,6 +270,13 @@ class SqliteStore:
             if joined is not None:
                 return joined
         return None
+
+    def _alive(self, wanted: Callable[[Held], bool]) -> Iterator[Response]:
+        self._thread.check()
+        for held in tuple(self._live.values()):
+            response = rules.record(held.state) if wanted(held) else None
+            if response is not None and not response.ended:
+                yield response
 
     async def _sweep(self) -> None:
         while await self._thread.ask(sqlite_rows.sweep):
@@ -309,13 +346,3 @@ class SqliteStore:
             reading = self._reading[place] = self._thread.ask(sqlite_rows.frames_of, rid, key, after, limit)
             reading.add_done_callback(lambda _: self._reading.pop(place))
         return await asyncio.shield(reading)
-
-
-def _space(path: Path) -> Space:
-    files = (path, Path(f"{path}-wal"))
-    try:
-        taken = sum(file.stat().st_size for file in files if file.exists())
-        disk = shutil.disk_usage(path.parent)
-    except OSError as error:
-        raise StoreUnavailable(f"The store's disk cannot be asked: {error.strerror}.") from error
-    return Space(taken, disk.free, disk.total)

@@ -8,13 +8,15 @@ anything is written to it: its kind and version are in its first hundred bytes f
 import fcntl
 import os
 import secrets
+import shutil
 import sqlite3
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.domain.errors import StoreUnavailable
 from gateway.store import sqlite_attempts
-from gateway.store.port import Durability, Unusable
+from gateway.store.port import Durability, Space, Unusable
 
 APPLICATION = 0x52474C47
 """SQLite's application id of these files."""
@@ -182,6 +184,17 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.executescript(_SCHEMA)
     connection.execute("INSERT INTO meta VALUES('owner_key', ?)", (secrets.token_bytes(32),))
     connection.execute("COMMIT")
+
+
+def space_of(path: Path) -> Space:
+    """Room of the file with its write-ahead log, and on its disk. Raises StoreUnavailable."""
+    files = (path, Path(f"{path}-wal"))
+    try:
+        taken = sum(file.stat().st_size for file in files if file.exists())
+        disk = shutil.disk_usage(path.parent)
+    except OSError as error:
+        raise StoreUnavailable(f"The store's disk cannot be asked: {error.strerror}.") from error
+    return Space(taken, disk.free, disk.total)
 
 
 def _explained(path: Path, error: sqlite3.Error) -> str:

@@ -11,7 +11,7 @@ from gateway.domain.lifecycle import Outcome
 from gateway.domain.mode import Mode
 from gateway.domain.response import Ending, Response, Status, Trace
 from gateway.store.memory import MemoryStore
-from gateway.store.port import PAGE_BYTES, End, Store
+from gateway.store.port import PAGE_BYTES, End, Lease, Store
 from gateway.store.sqlite import SqliteStore
 
 BEGAN = 1_790_000_000.0
@@ -118,3 +118,11 @@ def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
         found = db.execute(sql).fetchall()
         db.commit()
     return found
+
+
+async def taken_over(store: Store, response: Response) -> Lease:
+    """The lease of whoever holds it next."""
+    await store.release(response.key, epoch=response.epoch)
+    lease = await store.claim(response.key)
+    assert lease is not None
+    return lease

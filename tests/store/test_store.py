@@ -133,7 +133,8 @@ async def test_records_show_the_tail_of_their_log(store: Store) -> None:
 async def test_what_is_not_there_cannot_be_written(store: Store) -> None:
     assert not await store.change("key", Change({"model": "m"}), epoch=1)
     assert not await store.finish("key", completed(a_record()), tail=-1, epoch=1)
-    assert await store.claim("key", "me", 10) is None
+    assert await store.claim("key") is None
+    await store.release("key", epoch=1)
     assert await store.body("key") is None
     with pytest.raises(Closed):
         await store.append("key", events(0), tail=-1, epoch=1)

@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from given import BEGAN, Clock, a_record, completed, ended, events, given_up, logged, numbered, there
+from given import BEGAN, Clock, a_record, completed, ended, events, given_up, logged, numbered, taken_over, there
 
 from gateway.domain.response import Body, Change, Response, Status, Stuck
-from gateway.store.port import Closed, Fenced, Lease, Query, Store
+from gateway.store.port import Closed, End, Fenced, Lease, Query, Store
 from gateway.store.rules import CO_OWNERS
 
 FOREVER_S = 10.0**9
@@ -104,46 +104,66 @@ async def test_a_list_can_be_narrowed_down(store: Store) -> None:
     assert await keys(store, status="queued", before="stuck", limit=1) == ["queued"]
 
 
-async def test_a_lease_is_held_by_one_until_it_lapses(store: Store, clock: Clock) -> None:
+async def test_what_a_process_creates_it_holds_and_what_it_releases_is_an_orphan(store: Store) -> None:
+    await store.renew(30)
     await store.create(a_record())
-    assert await store.claim("key", "a", 30) == Lease("key", 2)
-    assert await store.claim("key", "b", 30) is None
-    clock.now += 29
-    assert await store.claim("key", "a", 30) == Lease("key", 2)
-    clock.now += 29
-    assert await store.claim("key", "b", 30) is None
-    clock.now += 1
-    assert await store.claim("key", "b", 30) == Lease("key", 3)
-    assert await store.claim("key", "a", 30) is None
+    assert await store.claim("key") == Lease("key", 1)
+    assert [one.key async for one in store.orphans()] == []
+    await store.release("key", epoch=1)
+    await store.release("key", epoch=1)
+    assert [one.key async for one in store.orphans()] == ["key"]
+    assert await store.claim("key") == Lease("key", 2)
+    assert [one.key async for one in store.orphans()] == []
     shown = await store.get("key")
     assert shown is not None
-    assert shown.epoch == 3
+    assert shown.epoch == 2
 
 
-async def test_a_holder_that_nobody_followed_goes_on_at_its_epoch(store: Store, clock: Clock) -> None:
-    await store.create(a_record())
-    await store.claim("key", "a", 30)
-    clock.now += 1000
-    assert await store.claim("key", "a", 30) == Lease("key", 2)
+async def test_an_old_epoch_releases_nothing(store: Store) -> None:
+    await taken_over(store, await store.create(a_record()))
+    await store.release("key", epoch=1)
+    assert [one.key async for one in store.orphans()] == []
 
 
-async def test_a_holder_can_hand_its_lease_over(store: Store) -> None:
-    await store.create(a_record())
-    await store.claim("key", "a", 30)
-    assert await store.claim("key", "a", 0) == Lease("key", 2)
-    assert await store.claim("key", "b", 30) == Lease("key", 3)
-
-
-async def test_of_a_hundred_that_claim_at_once_one_wins(store: Store) -> None:
-    await store.create(a_record())
-    leases = await asyncio.gather(*[store.claim("key", str(number), 30) for number in range(100)])
-    assert [lease for lease in leases if lease is not None] == [Lease("key", 2)]
-
-
-async def test_whoever_lost_its_lease_writes_nothing_more(store: Store, clock: Clock) -> None:
+async def test_what_has_ended_is_no_orphan(store: Store) -> None:
     response = await logged(store, last=2)
-    old, new = 1, await store.claim("key", "b", 30)
-    assert new is not None
+    await store.release("key", epoch=1)
+    assert await store.finish("key", completed(response), tail=2, epoch=1)
+    assert [one.key async for one in store.orphans()] == []
+
+
+async def test_a_process_is_one_of_those_that_live(store: Store) -> None:
+    pulse = await store.renew(30)
+    assert (pulse.processes, list(pulse.news)) == (1, [])
+    await store.create(a_record())
+    assert await store.turn("key", 30)
+
+
+async def test_of_many_that_claim_at_once_one_gets_the_new_epoch(store: Store) -> None:
+    await store.create(a_record())
+    await store.release("key", epoch=1)
+    leases = await asyncio.gather(*[store.claim("key") for _ in range(100)])
+    assert set(leases) == {Lease("key", 2)}
+
+
+async def test_whoever_does_not_hold_it_counts_and_ends_but_changes_no_field(store: Store) -> None:
+    response = await logged(store, last=2)
+    body = Body(b"{}", (), 3)
+    change = Change({"model": "m"}, {"client_polls": 2}, "proven")
+    assert await store.change("key", change, epoch=None, body=body)
+    shown = await store.get("key")
+    assert shown is not None
+    assert (shown.model, shown.counts.client_polls) == (response.model, 2)
+    assert await store.body("key") == body
+    assert await store.find("resp_key", route="route", owner="proven") == shown
+    assert await store.finish("key", completed(response), events(3), tail=2, epoch=None)
+    assert not await store.finish("key", completed(response), events(3), tail=2, epoch=1)
+    assert await there(store) == (numbered(0, 3), End())
+
+
+async def test_whoever_lost_its_lease_writes_nothing_more(store: Store) -> None:
+    response = await logged(store, last=2)
+    old, new = 1, await taken_over(store, response)
     with pytest.raises(Fenced):
         await store.append("key", events(3), tail=2, epoch=old)
     with pytest.raises(Fenced):
@@ -164,12 +184,13 @@ async def test_a_take_over_between_two_writes_of_one_moment_fences_the_second(st
     await store.create(a_record())
     results = await asyncio.gather(
         store.append("key", events(0), tail=-1, epoch=1),
-        store.claim("key", "b", 30),
+        store.release("key", epoch=1),
+        store.claim("key"),
         store.append("key", events(1), tail=0, epoch=1),
         return_exceptions=True,
     )
-    assert list(results[:2]) == [1, Lease("key", 2)]
-    assert isinstance(results[2], Fenced)
+    assert list(results[:3]) == [1, None, Lease("key", 2)]
+    assert isinstance(results[3], Fenced)
     assert await there(store) == (numbered(0, 0), None)
 
 
