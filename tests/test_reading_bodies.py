@@ -57,6 +57,27 @@ def test_a_parameter_of_an_odd_shape_is_upstreams_business(odd: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({"completion_window": "2h", "continuation_id": "c"}, 7200.0),
+        ({"completion_window": "8h"}, 28800.0),
+        ({"completion_window": "soonest"}, 0.0),
+        ({"completion_window": "next week"}, 0.0),
+        ({"completion_window": ["8h"]}, 0.0),
+        ({"completion_window": "100h"}, 0.0),
+        ({}, 0.0),
+        ("8h", 0.0),
+        (None, 0.0),
+    ],
+)
+def test_a_completion_window_is_read_where_there_can_be_one(options: Any, seconds: float) -> None:
+    assert asked(background_options=options).parameters.completion_window_s == 0.0
+    found = mode.read(json.dumps({"background": True, "background_options": options}).encode())
+    assert found is not None
+    assert found.parameters.completion_window_s == seconds
+
+
+@pytest.mark.parametrize(
     "words", ["x" * 129, "a word, and another", "Bearer sk-1", "line\nbreak", '{"a":1}', "\x1b[2J"]
 )
 def test_what_does_not_look_like_a_name_is_not_kept(words: str) -> None:

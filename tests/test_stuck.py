@@ -11,7 +11,7 @@ from lives import T, a_response
 
 from gateway.domain.facts import BecameStuck, Ended, Fact, Recovered
 from gateway.domain.lifecycle import give_up
-from gateway.domain.mode import Mode
+from gateway.domain.mode import Mode, Parameters
 from gateway.domain.models import ByModel
 from gateway.domain.response import Ending, Status, Stuck
 from gateway.domain.snapshot import Snapshot, read_snapshot
@@ -56,6 +56,11 @@ def test_what_upstream_was_heard_to_leave_standing_is_stuck_when_patience_is_ove
     after_s: float, changes: dict[str, Any], reason: Stuck | None
 ) -> None:
     assert judged(after_s, {}, **changes) is reason
+
+
+@pytest.mark.parametrize(("after_s", "reason"), [(7209, None), (7210, Stuck.QUEUED)])
+def test_patience_begins_when_the_completion_window_is_over(after_s: float, reason: Stuck | None) -> None:
+    assert judged(after_s, {}, parameters=Parameters(completion_window_s=7200.0)) is reason
 
 
 @pytest.mark.parametrize(

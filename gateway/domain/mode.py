@@ -3,6 +3,7 @@
 The only reading of a create body; everything else in it passes as it came.
 """
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -52,6 +53,7 @@ class Parameters(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the model is asked to work, as far as a create body says so; what it leaves out takes no room in a record.
 
     `output_type` is `text` or `json`; `prompt` and `prompt_version` name a prompt that upstream keeps.
+    `completion_window_s`: how long upstream may take for less money; 0: it is to begin soon.
     """
 
     max_output_tokens: int | None = None
@@ -62,6 +64,7 @@ class Parameters(msgspec.Struct, frozen=True, omit_defaults=True):
     service_tier: str | None = None
     prompt: str | None = None
     prompt_version: str | None = None
+    completion_window_s: float = 0.0
 
 
 class _Body(msgspec.Struct):
@@ -79,6 +82,7 @@ class _Body(msgspec.Struct):
     reasoning: msgspec.Raw = NULL
     text: msgspec.Raw = NULL
     prompt: msgspec.Raw = NULL
+    background_options: msgspec.Raw = NULL
 
 
 class _Reasoning(msgspec.Struct):
@@ -98,6 +102,10 @@ class _Prompt(msgspec.Struct):
     version: object = None
 
 
+class _BackgroundOptions(msgspec.Struct):
+    completion_window: object = None
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a create body asks for, as far as the gateway needs it. `conversation` is the id or None.
@@ -114,6 +122,7 @@ class Asked:
 
 
 _OUTPUT_TYPES = {"text": "text", "json_schema": "json", "json_object": "json"}
+_HOURS = re.compile(r"([1-9][0-9]?)h", re.ASCII)  # `2h` and `8h` so far, else `soonest`
 _decoder = msgspec.json.Decoder(_Body)
 
 
@@ -151,6 +160,8 @@ def without_cursor(body: bytes, asked: Asked) -> bytes:
 
 def _parameters(found: _Body) -> Parameters:
     reasoning, text, prompt = part(found.reasoning, _Reasoning), part(found.text, _Text), part(found.prompt, _Prompt)
+    options = part(found.background_options, _BackgroundOptions)
+    window = _HOURS.fullmatch(name(options.completion_window) or "") if options and found.background else None
     output = name(text.format.type) if text and text.format else None
     limit = found.max_output_tokens
     return Parameters(
@@ -162,6 +173,7 @@ def _parameters(found: _Body) -> Parameters:
         service_tier=name(found.service_tier),
         prompt=name(prompt.id) if prompt else None,
         prompt_version=name(prompt.version) if prompt else None,
+        completion_window_s=int(window[1]) * 3600.0 if window else 0.0,
     )
 
 

@@ -215,6 +215,11 @@ class Response(Struct, frozen=True):
         return max(self.progress_at, self.status_at, self.created_at)
 
     @property
+    def expected_at(self) -> float:
+        """From when on it is late if it has not begun, or ended: at once, or when its completion window is over."""
+        return self.created_at + self.parameters.completion_window_s
+
+    @property
     def mode_now(self) -> str:
         """How it is followed: `pumped` or `polled`."""
         return "pumped" if self.pumped else "polled"

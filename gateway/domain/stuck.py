@@ -3,7 +3,8 @@
 Theory of operation. Two things are told apart. *Still*: upstream was heard, and what it said of the response has not
 changed for longer than the patience with it. *Silent*: upstream was not heard about the response at all, and there is a
 cause for that: nobody's credential, no answer, an answer that does not know it. What nobody could hear is not held
-against the response, so that a gateway that was down for an hour does not find everything stuck.
+against the response, so that a gateway that was down for an hour does not find everything stuck. Nor is what was asked
+for: upstream may let a response lie until its completion window is over, and patience begins then.
 
 `turned` makes the facts of two values of a response: whatever changes one, `BecameStuck` and `Recovered` come in pairs.
 Called by the ledger and by whoever walks over the live responses.
@@ -68,7 +69,7 @@ def judge(response: Response, now: float, contact: Contact, patience: Patience) 
     if response.stuck in _UNANSWERED and contact.heard_at <= (response.stuck_at or 0.0):
         return response.stuck  # a new process, or a new credential, is no answer yet
     allowed = patience.pumped if response.pumped else patience.polled
-    if contact.heard_at - response.moved_at < allowed(response):
+    if contact.heard_at - max(response.moved_at, response.expected_at) < allowed(response):
         return None
     return Stuck.QUEUED if response.status in (None, Status.QUEUED) else Stuck.NO_PROGRESS
 

@@ -31,6 +31,7 @@ def story(response: Response, live: Live | None, now: float, *, content: bool) -
         "created_at": response.created_at,
         "ended_at": response.ended_at,
         "statuses": _statuses(response, now),
+        "completion_window_s": response.parameters.completion_window_s or None,
         "queue_s": _since(response, response.started_at),
         "first_output_s": _since(response, response.first_output_at),
         "duration_s": _since(response, response.ended_at or now),

@@ -157,7 +157,7 @@ class Clockwork:
     def _given_up(self, live: Live, reason: Stuck | None, now: float) -> Outcome | None:
         response, settings = live.response, self._settings
         linger_s = settings.linger_s if live.linger_s is None else live.linger_s
-        if now - response.created_at > settings.give_up_after_s:
+        if now - response.expected_at > settings.give_up_after_s:
             message = "The response did not end in give_up_after_s; the gateway does not track it any more."
         elif self._abandons(live, reason):
             message = f"The response was stuck ({reason}); as on_stuck says, the gateway does not track it any more."

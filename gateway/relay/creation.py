@@ -89,13 +89,16 @@ class Creation:
             _answer(head, GatewayError(_UNANSWERED, headers={"x-should-retry": "false"}))
 
     async def _call(self, live: Live, call: Call) -> Answer:
-        """The call; with `background_tracking=stream` as a stream first, and as it came where upstream refuses that."""
-        if live.response.mode is not Mode.BACKGROUND or self._settings.background_tracking != "stream":
+        """The call; with `background_tracking=stream` as a stream first, and as it came where upstream refuses that.
+
+        With a completion window there are no streams.
+        """
+        as_stream = live.response.mode is Mode.BACKGROUND and self._settings.background_tracking == "stream"
+        if not as_stream or live.response.parameters.completion_window_s:
             return await self._attempt(live, call)
         assert isinstance(call.body, bytes)
         headers = [(name, value) for name, value in call.headers if name.lower() != "content-length"]
-        as_stream = replace(call, headers=headers, body=mode.streamed(call.body))
-        answer = await self._attempt(live, as_stream)
+        answer = await self._attempt(live, replace(call, headers=headers, body=mode.streamed(call.body)))
         if answer.status not in _STREAM_REFUSED:
             return answer
         answer.close()

@@ -1,5 +1,7 @@
 """What this process holds, counted: one `Surveyed` from one walk over all live responses.
 
+A response that has a completion window ages from the end of that: before it, it is new.
+
 Rule: no clock, no I/O; a response is counted in a few steps, as there may be thousands. Called by the clockwork.
 """
 
@@ -28,9 +30,10 @@ class Survey:
         self.live[status, response.mode] += 1
         if response.stuck is not None:
             self.stuck[response.stuck] += 1
-        if response.created_at < self.oldest_created.get(status, response.created_at + 1):
-            self.oldest_created[status] = response.created_at
-        moved_at = response.moved_at
+        expected_at = response.expected_at
+        if expected_at < self.oldest_created.get(status, expected_at + 1):
+            self.oldest_created[status] = expected_at
+        moved_at = max(response.moved_at, expected_at)
         if moved_at < self.oldest_progress.get(status, moved_at + 1):
             self.oldest_progress[status] = moved_at
         self.outstanding += response.token_open
@@ -42,8 +45,8 @@ class Survey:
         return Surveyed(
             at,
             live=self.live,
-            oldest_created=self.oldest_created,
-            oldest_progress=self.oldest_progress,
+            oldest_created={status: min(at, since) for status, since in self.oldest_created.items()},
+            oldest_progress={status: min(at, since) for status, since in self.oldest_progress.items()},
             stuck=self.stuck,
             outstanding=self.outstanding,
             followers=followers,

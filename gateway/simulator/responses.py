@@ -54,6 +54,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     check(world, request[OWNER], body)
     if body.get("background") is True and body.get("stream") is True and not scenario.streams_background:
         raise ApiError(400, "Background responses cannot be streamed.", param="stream")
+    _check_window(body)
     record = world.create(body, scenario, request[OWNER])
     try:
         return await _answer(world, record, request)
@@ -88,6 +89,17 @@ def check(world: World, owner: str, body: Json) -> None:
                 400, f"Previous response with id '{previous}' not found.",
                 param="previous_response_id", code="previous_response_not_found",
             )  # fmt: skip
+
+
+def _check_window(body: Json) -> None:
+    """Raise ApiError 400 for a completion window where there cannot be one. Its length is the scenario's to keep."""
+    options = body.get("background_options")
+    window = options.get("completion_window") if isinstance(options, dict) else None
+    if window not in (None, "soonest", "2h", "8h"):
+        raise ApiError(400, f"Invalid value: {window!r}.", param="background_options.completion_window")
+    if window in ("2h", "8h") and (body.get("background") is not True or body.get("stream") is True):
+        message = f"The completion window {window!r} requires background=true and stream=false."
+        raise ApiError(400, message, param="background_options.completion_window")
 
 
 async def _answer(world: World, record: Record, request: web.Request) -> web.StreamResponse:

@@ -67,7 +67,12 @@ METRICS: tuple[Metric, ...] = (
     # Responses
     Metric(names.CREATED, "counter", "Responses that upstream accepted.", {"mode": _MODES, "model": _MODEL}),
     Metric(names.LIVE, "gauge", "Responses in this process's hands, by status.", {"status": _OPEN, "mode": _MODES}),
-    Metric(names.OLDEST_CREATED, "gauge", "When the oldest live response of this status was created.", {"status": ()}),
+    Metric(
+        names.OLDEST_CREATED,
+        "gauge",
+        "When the oldest live response of this status was created, or its completion window was over.",
+        {"status": ()},
+    ),
     Metric(
         names.OLDEST_PROGRESS,
         "gauge",
@@ -110,7 +115,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         names.QUEUE,
         "histogram",
-        "Create to leaving `queued`.",
+        "Create to leaving `queued`, where no completion window was asked for.",
         {"mode": _BACKGROUND, "observed": _OBSERVED},
         _LIFETIME,
     ),

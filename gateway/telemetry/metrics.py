@@ -102,7 +102,8 @@ class Metrics:
 
     def _status_changed(self, fact: facts.StatusChanged) -> None:
         response = fact.response
-        if fact.before is Status.QUEUED and response.mode.background:
+        soon = not response.parameters.completion_window_s
+        if fact.before is Status.QUEUED and response.mode.background and soon:
             waited = fact.at - response.created_at
             self._observe(names.QUEUE, waited, response.mode, _observed(response), trace=response.trace)
 
