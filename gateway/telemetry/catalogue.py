@@ -26,7 +26,7 @@ UNKNOWN = "unknown"
 """A model that upstream has not confirmed, a mode that could not be read."""
 
 # From 0.1 s to 8 h: a short answer and a night of research.
-_LIFETIME = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800)
+_LIFETIME = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 86400)
 _WAIT = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 28800)
 # 40 s: the longest pause of the poll schedule, its jitter and a slow answer.
 _DETECTION = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 120, 300, 1800, 28800)
