@@ -72,6 +72,9 @@ class Settings(BaseModel):
     # A killed process is what happens daily, and costs no sync per commit to survive.
     durability: Literal["process", "fsync"] = "process"
     """What acknowledged events survive: process (a killed process) or fsync (also a power cut, slower)."""
+    # For trying things out: hours of it, on any machine.
+    memory_limit_bytes: Bytes = 2**30
+    """Most that memory:// keeps; beyond it the oldest responses that have ended go first."""
     # An application that works without the gateway goes on working while the gateway's disk is full.
     on_store_failure: Literal["passthrough", "refuse"] = "passthrough"
     """While the store is down: passthrough (serve untracked) or refuse (answer 503)."""

@@ -1,6 +1,7 @@
 """The store in memory: for trying things out and for tests. Nothing in it survives the process.
 
-It is also the shortest reading of the port: `rules` decides, and what it decided is true at once.
+It is also the shortest reading of the port: `rules` decides, and what it decided is true at once. It is bounded: where
+there is no room for a write, responses that have ended go, the oldest first; where all live, it is a full disk.
 """
 
 import secrets
@@ -21,6 +22,7 @@ from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Closed, Due, Durability, L
 from gateway.store.tail import Tail
 
 _T = TypeVar("_T")
+_RECORD_BYTES = 4096  # what a record takes, about, besides events and body
 _ME = "this process"
 
 
@@ -30,14 +32,18 @@ class _Held:
     log: Tail
     body: Body | None = None
 
+    @property
+    def bytes(self) -> int:
+        return _RECORD_BYTES + self.log.bytes + _size(self.body) if self.state.entry is not None else 0
+
 
 class MemoryStore:
-    """Records, logs and bodies in dictionaries. `clock` gives unix seconds."""
+    """Records, logs and bodies in dictionaries. `clock` gives unix seconds, `limit_bytes` bounds all together."""
 
     shared = False
     durability: Durability = "memory"
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, *, limit_bytes: int = 2**30) -> None:
         self.owner_key = secrets.token_bytes(32)
         self._clock = clock
         self._held: dict[str, _Held] = {}
@@ -46,6 +52,8 @@ class MemoryStore:
         self._tombstones: dict[tuple[str, str], float] = {}
         self._due: dict[int, Due] = {}
         self._numbers = count()
+        self._limit = limit_bytes
+        self._bytes = 0
         self._closed = False
 
     async def open(self) -> None:
@@ -63,8 +71,9 @@ class MemoryStore:
         if attempt is not None and join and (joined := self._joined(attempt)) is not None:
             return joined
         held = self._held.get(response.key) or _Held(rules.State(), Tail())
+        recorded = self._write(held, partial(rules.create, response=response, attempt=attempt, holder=_ME))
         self._held[response.key] = held
-        return self._write(held, partial(rules.create, response=response, attempt=attempt, holder=_ME))
+        return recorded
 
     async def mark(self, key: str, attempt: Attempt) -> None:
         """See the port."""
@@ -207,9 +216,8 @@ class MemoryStore:
         return touched
 
     async def space(self) -> Space:
-        """Bytes of events and bodies."""
-        taken = sum(held.log.bytes + (len(held.body.bytes) if held.body else 0) for held in self._held.values())
-        return Space(taken)
+        """About what it takes."""
+        return Space(self._bytes)
 
     def _check(self) -> None:
         if self._closed:
@@ -230,8 +238,9 @@ class MemoryStore:
         return None
 
     def _write(self, held: _Held, rule: Callable[[rules.State], tuple[rules.State, _T]]) -> _T:
-        before = held.state
+        before, bytes_before = held.state, held.bytes
         state, answer = rule(before)
+        self._make_room(held, state)
         self._rename(before, state)
         self._list_attempt(before, state)
         held.state = state.written
@@ -244,7 +253,21 @@ class MemoryStore:
         elif before.entry is not None:
             held.body = None
             held.log.stop(Closed, "the log is not in the store any more")
+        self._bytes += held.bytes - bytes_before
         return answer
+
+    def _make_room(self, held: _Held, state: rules.State) -> None:
+        """For what is about to be written: other responses go that have ended. Raises `StoreUnavailable`."""
+        new = _RECORD_BYTES if held.state.entry is None and state.entry is not None else 0
+        new += sum(len(event.frame) for event in state.events) + max(0, _size(state.body) - _size(held.body))
+        if not new or self._bytes + new <= self._limit:
+            return
+        for other in tuple(self._held.values()):
+            if other is not held and other.state.entry is not None and other.state.entry.response.ended:
+                self._write(other, partial(rules.remove, now=self._clock()))
+                if self._bytes + new <= self._limit:
+                    return
+        raise StoreUnavailable(f"Memory is full of responses that live: memory_limit_bytes is {self._limit}.")
 
     def _rename(self, before: rules.State, after: rules.State) -> None:
         """Keep the names under which the record is found; of one that goes, keep a tombstone."""
@@ -278,6 +301,10 @@ class MemoryStore:
             keys.discard(entry.response.key)
         if not keys:
             del self._attempts[attempt.name]
+
+
+def _size(body: Body | None) -> int:
+    return len(body.bytes) if body else 0
 
 
 def _matches(query: Query, response: Response) -> bool:

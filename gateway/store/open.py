@@ -12,5 +12,5 @@ def open_store(settings: Settings, clock: Callable[[], float]) -> Store:
     """The store that the settings name, not opened yet."""
     path = settings.store_path
     if path is None:
-        return MemoryStore(clock)
+        return MemoryStore(clock, limit_bytes=settings.memory_limit_bytes)
     return SqliteStore(path, durability=settings.durability, clock=clock, cache_bytes=settings.tail_cache_bytes)
