@@ -6,7 +6,7 @@ words: two equal creates without such a mark are two. Called by the edge, kept b
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
@@ -70,7 +70,8 @@ class Attempt:
 
     def now(self, fate: Fate, at: float) -> "Attempt":
         """What has become of it."""
-        return replace(self, fate=fate, at=self.at if self.keyed else at)
+        at = self.at if self.keyed else at
+        return Attempt(self.name, self.fingerprint, at, self.keyed, self.retry, fate)
 
 
 def attempt_of(

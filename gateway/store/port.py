@@ -160,9 +160,10 @@ class Store(Protocol):
     async def create(self, response: Response, attempt: Attempt | None = None, *, join: bool = False) -> Response:
         """Record an attempt, before upstream is called. This process holds it, at epoch 1.
 
-        A record that is there already under this key comes back as it is. So does, with `join`, that of an attempt
-        which this one repeats, under a key of its own: of one whose client has gone before any other. One retry joins
-        it, until that has gone too; an `Idempotency-Key` always does. Raises `IdempotencyKeyReused`.
+        Its key is drawn for it and no other's. However many record it at once, one does: a record that is live under
+        this key comes back as it is. So does, with `join`, that of an attempt which this one repeats, under a key of
+        its own: of one whose client has gone before any other. One retry joins it, until that has gone too; an
+        `Idempotency-Key` always does. Raises `IdempotencyKeyReused`.
         """
 
     async def mark(self, key: str, attempt: Attempt) -> None:

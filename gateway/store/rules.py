@@ -4,8 +4,11 @@ For the stores that decide within this process (memory, SQLite); an engine that 
 own language. A function that raises has changed nothing; a state becomes true only when the store has written it.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.domain.attempt import JOIN_S, Attempt, Fate
 from gateway.domain.errors import IdempotencyKeyReused
@@ -22,8 +25,7 @@ Alias = tuple[str, str, str]
 """(route, response id, owner): one name under which a record is found."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """What is kept of a response besides events and body. `kept`: its log and body are still in the store."""
 
     response: Response
@@ -32,8 +34,7 @@ class Entry:
     kept: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """One response in the store. Without an `entry` it is not there (yet, or any more: `removed_at`, unix seconds).
 
     `hold` names the process that holds it. `attempt` is the create's, while another may join it. `events`, `body` and
@@ -53,7 +54,8 @@ class State:
     @property
     def written(self) -> "State":
         """The same once what is being written is in the store."""
-        return replace(self, events=(), body=None, ends=()) if self.events or self.body or self.ends else self
+        being_written = self.events or self.body or self.ends
+        return replace(self, events=(), body=None, ends=()) if being_written else self
 
 
 def record(state: State) -> Response | None:
@@ -115,7 +117,7 @@ def join(state: State, attempt: Attempt, now: float) -> tuple[State, Response | 
         return state, None
     if known.fingerprint != attempt.fingerprint:
         raise IdempotencyKeyReused("This Idempotency-Key was sent with another request; use a new key for a new one.")
-    known = replace(known.now(Fate.WAITING, now), retry=max(known.retry, attempt.retry))
+    known = dataclasses.replace(known.now(Fate.WAITING, now), retry=max(known.retry, attempt.retry))
     return replace(state, attempt=known), record(state)
 
 
@@ -140,9 +142,9 @@ def change(state: State, change: Change, *, epoch: int | None, body: Body | None
         return state, False
     entry = _fenced(state.entry, epoch)
     if entry.response.ended:
-        change, body = replace(change, fields={}), None
+        change, body = dataclasses.replace(change, fields={}), None
     elif epoch is None:
-        change = replace(change, fields={})
+        change = dataclasses.replace(change, fields={})
     if change.once is not None and getattr(entry.response.counts, change.once):
         return state, False
     if "ending" in change.fields:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from gateway.domain.attempt import Attempt, Fate
+from gateway.domain.attempt import Attempt
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
@@ -74,7 +74,7 @@ class SqliteStore:
         self._recent: deque[Held] = deque(maxlen=_RECENTLY_ENDED)
         self._reading: dict[tuple[int, int, int], asyncio.Future[Frames]] = {}
         self._recording: dict[str, set[asyncio.Future[None]]] = {}
-        self._settling = sqlite_attempts.Settling(self._thread.ask, clock)
+        self._answered = sqlite_attempts.Answered(self._thread.ask, clock)
 
     async def open(self) -> None:
         """Open the file and take up every live record; leases of before are void. Raises Unusable."""
@@ -91,7 +91,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Write what is queued, then release readers and the file; every call from now on fails."""
-        self._settling.stop()
+        self._answered.stop()
         await self._thread.close()
         for held in tuple(self._known.values()):
             held.log.stop(StoreUnavailable, CLOSED)
@@ -100,18 +100,15 @@ class SqliteStore:
         """See the port."""
         rule = partial(rules.create, response=response, attempt=attempt, holder=_ME)
         if attempt is None:
-            return await self._write(response.key, rule)
+            return await self._thread.write(self._new(response.key), rule)
         async with self._turn(attempt.name, wait=join):
             if join and (joined := await self._joined(attempt)) is not None:
                 return joined
-            return await self._write(response.key, rule)
+            return await self._thread.write(self._new(response.key), rule)
 
     async def mark(self, key: str, attempt: Attempt) -> None:
         """See the port."""
-        async with self._turn(attempt.name, wait=False):
-            await self._write(key, partial(rules.mark, attempt=attempt))
-        if attempt.fate is Fate.ANSWERED:
-            self._settling.begin()
+        await self._write(key, partial(rules.mark, attempt=attempt))
 
     async def change(self, key: str, change: Change, *, epoch: int | None, body: Body | None = None) -> bool:
         """See the port."""
@@ -247,7 +244,7 @@ class SqliteStore:
 
     @asynccontextmanager
     async def _turn(self, name: str, *, wait: bool) -> AsyncIterator[None]:
-        """While something of an attempt is being written. Who may join waits: what is queued cannot be found yet."""
+        """While an attempt is being recorded. Who may join waits: what is queued cannot be found yet."""
         others = self._recording.setdefault(name, set())
         earlier, mine = tuple(others), asyncio.get_running_loop().create_future()
         others.add(mine)
@@ -288,6 +285,8 @@ class SqliteStore:
     def _settle(self, held: Held, after: State) -> None:
         """A commit is done: what it made is true from here on."""
         before, held.state = held.state, after.written
+        if after.attempt is not before.attempt:
+            self._answered.note(held.rid, after.attempt)
         if after.entry is not before.entry:
             self._enlist(held, before, after)
         if after.entry is not None and after.entry.kept:
@@ -301,22 +300,25 @@ class SqliteStore:
         """The response; without an entry if there is none. Whoever holds it sees every later change of it."""
         self._thread.check()
         held = self._known.get(key)
-        if held is None:
-            row = await self._thread.ask(sqlite_rows.row_of, key)
-            held = self._from(row) if row is not None else self._known.get(key)
-        return held or self._remember(key, next(self._rids), State())
+        if held is None and (row := await self._thread.ask(sqlite_rows.row_of, key)) is not None:
+            held = self._from(row)
+        return held or self._new(key)
+
+    def _new(self, key: str) -> Held:
+        """A response that is not in the file."""
+        return self._known.get(key) or self._remember(key, next(self._rids), State())
 
     def _from(self, row: Row) -> Held:
         return self._known.get(row.key) or self._remember(row.key, row.rid, self._state_of(row))
 
     def _state_of(self, row: Row) -> State:
         held = self._known.get(row.key)
-        return held.state if held is not None else State(row.entry, row.tail, attempt=row.attempt)
+        attempt = self._answered.newest(row.rid, row.attempt)
+        return held.state if held is not None else State(row.entry, row.tail, attempt=attempt)
 
     def _remember(self, key: str, rid: int, state: State) -> Held:
-        entry = state.entry
+        entry, older = state.entry, partial(self._older, key, rid)
         end = entry.end if entry is not None else None
-        older = partial(self._older, key, rid)
         held = Held(key, rid, state, Tail(last=state.tail, end=end, limit_bytes=self._cache_bytes, older=older))
         if entry is not None and not entry.kept:
             held.log.stop(Closed, _GONE)

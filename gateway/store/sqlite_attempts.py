@@ -1,20 +1,20 @@
 """Attempts in the SQLite file: a row for each create that another may still join. Most rows live for seconds.
 
-One that is answered keeps its row until `GIVEN_S` are over: if the process is killed before, its client may not have
-the answer. Only `sqlite` and `sqlite_rows` call this, in the writer thread.
+That one is answered is known in memory only, and `GIVEN_S` later its row goes: if the process is killed before, its
+client may not have the answer, and the row is as good as it was. Only the modules of `sqlite` call this; what takes a
+connection, in the writer thread.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from gateway.domain.attempt import GIVEN_S, Attempt, Fate
 
 INSERT = "INSERT OR REPLACE INTO attempt VALUES(?,?,?,?,?,?,?)"
 DELETE = "DELETE FROM attempt WHERE rid=?"
-REOPEN = f"UPDATE attempt SET fate='{Fate.LEFT}' WHERE fate='{Fate.ANSWERED}'"
-"""When the file is opened: what the last process had just answered is not known to have arrived."""
 _FIELDS = ("name", "fingerprint", "at", "keyed", "retry", "fate")
 COLUMNS = ", ".join(f"attempt.{field}" for field in _FIELDS)
 """What `read` takes, of a record joined with its attempt."""
@@ -31,10 +31,15 @@ def read(name: str | None, fingerprint: str, at: float, keyed: int, retry: int, 
     return None if name is None else Attempt(name, fingerprint, at, bool(keyed), retry, Fate(fate))
 
 
-def settle(db: sqlite3.Connection, until: float) -> bool:
-    """Forget what was answered by then; whether more was answered since."""
-    db.execute("DELETE FROM attempt WHERE fate = ? AND at <= ?", (Fate.ANSWERED, until))
-    return db.execute("SELECT 1 FROM attempt WHERE fate = ? LIMIT 1", (Fate.ANSWERED,)).fetchone() is not None
+def written(before: Attempt | None, after: Attempt | None) -> bool:
+    """Whether the file is told of this change."""
+    return after is not before and (after is None or after.fate is not Fate.ANSWERED)
+
+
+def settle(db: sqlite3.Connection, rids: Sequence[int]) -> None:
+    """Forget what was answered, but for what turned out not to have arrived."""
+    some = ",".join(map(str, rids))
+    db.execute(f"DELETE FROM attempt WHERE rid IN ({some}) AND fate = ?", (Fate.WAITING,))
 
 
 def forget(db: sqlite3.Connection, until: float, limit: int) -> int:
@@ -43,19 +48,26 @@ def forget(db: sqlite3.Connection, until: float, limit: int) -> int:
     return db.execute(sql, (until, limit)).rowcount
 
 
-class Settling:
-    """Forgets what was answered, when `GIVEN_S` are over. `ask` has a job done in the writer thread."""
+class Answered:
+    """What was answered, until that is settled. `ask` has a job done in the writer thread."""
 
-    def __init__(self, ask: Callable[..., "asyncio.Future[bool]"], clock: Callable[[], float]) -> None:
+    def __init__(self, ask: Callable[..., "asyncio.Future[None]"], clock: Callable[[], float]) -> None:
         self._ask = ask
         self._clock = clock
+        self._attempts: dict[int, Attempt] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
-    def begin(self) -> None:
-        """Something was answered."""
-        if self._timer is None and not self._stopped:
-            self._timer = asyncio.get_running_loop().call_later(GIVEN_S, self._settle)
+    def newest(self, rid: int, stored: Attempt | None) -> Attempt | None:
+        """The attempt of a record whose row has `stored`."""
+        return self._attempts.get(rid, stored)
+
+    def note(self, rid: int, attempt: Attempt | None) -> None:
+        """This is the record's attempt now."""
+        self._attempts.pop(rid, None)
+        if attempt is not None and attempt.fate is Fate.ANSWERED:
+            self._attempts[rid] = attempt
+            self._begin()
 
     def stop(self) -> None:
         """The store is being closed."""
@@ -63,10 +75,20 @@ class Settling:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _settle(self) -> None:
-        self._ask(settle, self._clock() - GIVEN_S).add_done_callback(self._settled)
+    def _begin(self) -> None:
+        if self._timer is None and not self._stopped:
+            self._timer = asyncio.get_running_loop().call_later(GIVEN_S, self._settle)
 
-    def _settled(self, job: "asyncio.Future[bool]") -> None:
+    def _settle(self) -> None:
+        until = self._clock() - GIVEN_S
+        given = {rid: attempt for rid, attempt in self._attempts.items() if attempt.at <= until}
+        self._ask(settle, tuple(given)).add_done_callback(partial(self._settled, given))
+
+    def _settled(self, given: dict[int, Attempt], job: "asyncio.Future[None]") -> None:
         self._timer = None
-        if job.exception() is not None or job.result():
-            self.begin()
+        if job.exception() is None:
+            for rid, attempt in given.items():
+                if self._attempts.get(rid) is attempt:
+                    del self._attempts[rid]
+        if self._attempts:
+            self._begin()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.store import sqlite_attempts
 from gateway.store.port import Durability, Space, Unusable
 
 APPLICATION = 0x52474C47
@@ -173,7 +172,6 @@ def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability, 
         if found != "ok":
             raise Unusable(_damaged(path, found))
         connection.executescript(_ADDED)
-        connection.execute(sqlite_attempts.REOPEN)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
     return bytes(connection.execute("SELECT value FROM meta WHERE name='owner_key'").fetchone()[0])

@@ -3,6 +3,7 @@
 Only `sqlite` calls this. How values become blobs is in `sqlite_values`, what is due in `sqlite_due`.
 """
 
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -80,7 +81,9 @@ def _in_one(db: sqlite3.Connection, steps: Sequence[tuple[str, tuple[Any, ...]]]
 
 # Each step of a statement takes the interpreter's lock anew, so the two that every commit has do several rows in one.
 _BATCH = "INSERT OR ROLLBACK INTO batch(rid, first, last, crc, numbers, data) VALUES(?,?,?,?,?,?)"
-_RECORD = "INSERT OR REPLACE INTO record VALUES(?,?,?,?,?,?,?,?,?)"
+_CHANGING = ("live", "status", "stuck", "ended_at", "content_ended_at", "crc", "data")
+_CHANGED = ", ".join(f"{column} = excluded.{column}" for column in _CHANGING)
+_RECORD = f"INSERT INTO record VALUES(?,?,?,?,?,?,?,?,?) ON CONFLICT(rid) DO UPDATE SET {_CHANGED}"
 _ALIAS_GONE = "DELETE FROM alias WHERE route=? AND response_id=? AND owner=? AND rid=?"
 _ALIAS = "INSERT OR REPLACE INTO alias VALUES(?,?,?,?)"
 _BODY = "INSERT OR REPLACE INTO body VALUES(?,?,?,?,?)"
@@ -106,8 +109,8 @@ def _steps(sql: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, tup
 
 @cache
 def _for_rows(sql: str, count: int) -> str:
-    head, _, values = sql.partition(" VALUES")
-    return f"{head} VALUES {','.join([values] * count)}"
+    head, values, rest = re.split(r" VALUES(\([?,]+\))", sql)
+    return f"{head} VALUES {','.join([values] * count)}{rest}"
 
 
 def _removed(tables: dict[str, list[tuple[Any, ...]]], write: Write) -> None:
@@ -143,7 +146,7 @@ def _written(tables: dict[str, list[tuple[Any, ...]]], write: Write, entry: Entr
     elif after.body is not None:
         body, headers = after.body, encode(after.body.headers)
         tables[_BODY].append((rid, body.at, zlib.crc32(body.bytes, zlib.crc32(headers)), headers, body.bytes))
-    if (attempt := after.attempt) is not write.before.attempt:
+    if sqlite_attempts.written(write.before.attempt, attempt := after.attempt):
         if attempt is not None:
             tables[sqlite_attempts.INSERT].append(sqlite_attempts.row_of(rid, attempt))
         else:

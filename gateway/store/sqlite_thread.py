@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.store import sqlite_rows
+from gateway.store import sqlite_attempts, sqlite_rows
 from gateway.store.job_thread import JobThread
 from gateway.store.port import Durability
 from gateway.store.rules import State
@@ -125,7 +125,7 @@ class SqliteThread:
             if after.events
             or after.body
             or after.entry is not held.state.entry
-            or after.attempt is not held.state.attempt
+            or sqlite_attempts.written(held.state.attempt, after.attempt)
         ]
         if writes:
             self._run(sqlite_rows.commit, writes).add_done_callback(partial(self._committed, states, answers))

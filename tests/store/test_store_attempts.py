@@ -93,6 +93,15 @@ async def test_an_answered_attempt_is_joined_by_no_retry(store: Store) -> None:
     assert await sent(store, "second", tried(1)) == "second"
 
 
+async def test_an_answered_attempt_is_joined_by_no_retry_however_many_came_after_it(store: Store) -> None:
+    await sent(store, "first", tried(), mode=Mode.FOREGROUND, response_id=None)
+    await store.finish("first", completed(a_record("first", response_id="resp_first")), tail=-1, epoch=1)
+    await store.mark("first", tried().now(Fate.ANSWERED, BEGAN))
+    for number in range(100):
+        await ended(store, f"another-{number}")
+    assert await sent(store, "second", tried(1)) == "second"
+
+
 async def test_an_answer_whose_connection_broke_is_joined_after_all(store: Store) -> None:
     await sent(store, "first", tried())
     await store.mark("first", tried().now(Fate.ANSWERED, BEGAN))
