@@ -387,6 +387,12 @@ def test_nor_do_they_in_the_lines_of_other_libraries(stream: io.StringIO) -> Non
     assert len(stream.getvalue().splitlines()) == 1
 
 
+def test_a_create_that_is_answered_with_a_finished_response_leaves_one_line() -> None:
+    end = ended(Status.COMPLETED, mode=Mode.FOREGROUND)
+    told = [facts.Created(T, end.response), facts.FirstOutput(T, end.response), end]
+    assert [line["event"] for line in lines(written(told))] == ["response_ended"]
+
+
 @pytest.mark.parametrize("name", ["\udcff", 'quote" and \\', "line\nbreak", "ü€"])
 def test_whatever_a_name_is_the_line_stays_one_json_object(name: str) -> None:
     (line,) = lines(written([ended(Status.COMPLETED, model=name, mode=Mode.STREAM)]))

@@ -5,13 +5,14 @@ Rule: no vendor, no knowledge of what a line says. Used by `logs.py` alone.
 
 import contextlib
 import math
-import queue
 import threading
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, TextIO
 
 _QUEUE_LINES: Final = 10_000
 _REPEAT_S: Final = 60.0
+_GATHER_S: Final = 0.01
 
 
 @dataclass(slots=True)
@@ -41,41 +42,60 @@ class Seldom:
 
 
 class Lines:
-    """The stream behind a bounded queue and a thread: `write` never waits for whoever reads the stream."""
+    """The stream behind a bounded queue and a thread: `write` never waits for whoever reads the stream.
+
+    The thread is woken for what comes within `_GATHER_S`, not for each line: a wake-up costs more than a line does.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._queue: queue.Queue[str | None] = queue.Queue(_QUEUE_LINES)
-        self._lost = 0
+        self._queue: deque[str] = deque()
+        self._in_hand = self._lost = 0
+        self._wake, self._waking, self._closed = threading.Event(), False, threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-lines", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> None:
         """Queue some text; where there is no room it is lost, and counted."""
-        try:
-            self._queue.put_nowait(text)
-        except queue.Full:
+        if self._full:
             self._lost += 1
+            return
+        self._queue.append(text)
+        # The thread clears this before it looks: what is added after its look wakes it again.
+        if not self._waking:
+            self._waking = True
+            self._wake.set()
 
     def flush(self) -> None:
-        """Nothing to do: the thread flushes when it has caught up."""
+        """Nothing to do: the thread flushes what it has written."""
 
     def take_lost(self) -> int:
         """How many texts were lost since last asked, once there is room again."""
-        if not self._lost or self._queue.full():
+        if not self._lost or self._full:
             return 0
         lost, self._lost = self._lost, 0
         return lost
 
     def close(self, timeout_s: float) -> None:
         """Write what is queued, for at most about `timeout_s`."""
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=timeout_s)
+        self._closed.set()
+        self._wake.set()
         self._thread.join(timeout_s)
 
+    @property
+    def _full(self) -> bool:
+        return len(self._queue) + self._in_hand >= _QUEUE_LINES
+
     def _run(self) -> None:
-        while (text := self._queue.get()) is not None:
+        closing = False
+        while not closing:
+            self._wake.wait()
+            self._wake.clear()
+            closing = self._closed.wait(_GATHER_S)
+            self._waking = False
+            texts = [self._queue.popleft() for _ in range(len(self._queue))]
+            self._in_hand = len(texts)
             with contextlib.suppress(OSError, ValueError):  # a closed stream: there is nobody left to tell
-                self._stream.write(text)
-                if self._queue.empty():
-                    self._stream.flush()
+                self._stream.write("".join(texts))
+                self._stream.flush()
+            self._in_hand = 0

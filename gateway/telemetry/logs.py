@@ -68,7 +68,7 @@ class Logs:
             facts.Refused: self._refused,
             facts.Joined: lambda f: self._say("info", "create_joined", f, by=f.by, retry=f.retry),
             facts.StatusChanged: lambda f: self._say("debug", "response_status", f, before=f.before, after=f.after),
-            facts.FirstOutput: lambda f: self._say("info", "first_output", f, seconds=f.at - f.response.created_at),
+            facts.FirstOutput: self._first_output,
             facts.Ended: self._ended,
             facts.BecameStuck: self._became_stuck,
             facts.Recovered: lambda f: self._say("info", "response_recovered", f, reason=f.reason),
@@ -114,8 +114,14 @@ class Logs:
 
     def _created(self, fact: facts.Created) -> None:
         response = fact.response
+        if response.terminal:
+            return  # the line of its end is due, and says all of this
         fields = {"status": response.status, "previous_response_id": response.previous_response_id}
         self._say("info", "response_created", fact, **fields, upstream_request_id=response.upstream_request_id)
+
+    def _first_output(self, fact: facts.FirstOutput) -> None:
+        if not fact.response.terminal:
+            self._say("info", "first_output", fact, seconds=fact.at - fact.response.created_at)
 
     def _refused(self, fact: facts.Refused) -> None:
         level: Level = "warning" if fact.status >= 500 else "info"
