@@ -4,7 +4,6 @@ Traces go where the OTEL_* variables say; without any, nowhere.
 """
 
 import asyncio
-import gc
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -13,7 +12,7 @@ import uvloop
 
 from benchmarks.processes import LoopProbe, serve_until_told
 from benchmarks.wire import HOST
-from gateway.app import Gateway, raise_open_files
+from gateway.app import Gateway, raise_open_files, settle_memory
 from gateway.config import Address, Settings, environment
 from gateway.telemetry import names
 from gateway.telemetry.logs import configure
@@ -36,8 +35,7 @@ async def _main(upstream: str, store: str, poll_every_s: float, poll_budget_per_
     logs = configure("info", "json", log)
     gateway = Gateway(settings, environ=environment(), logs=logs)
     await gateway.start()
-    gc.collect()
-    gc.freeze()
+    settle_memory()
     probe = LoopProbe(asyncio.get_running_loop())
 
     def report() -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ from typing import Any
 import uvloop
 
 from gateway import config
-from gateway.app import Gateway, raise_open_files
+from gateway.app import Gateway, raise_open_files, settle_memory
 from gateway.commands.terminal import Failed
 from gateway.config import Settings
 from gateway.store.port import Unusable
@@ -79,9 +78,7 @@ async def _serve(settings: Settings, logs: Logs) -> None:
     gateway = Gateway(settings, environ=config.environment(), logs=logs)
     try:
         await gateway.start()
-        # What is there now stays: a collection that looks at it again would hold the event loop up for tens of ms.
-        gc.collect()
-        gc.freeze()
+        settle_memory()
         logs.write("info", "listening", **_where(gateway))
         await stop.wait()
         # Whoever types Ctrl-C is no load balancer that has to notice first.

@@ -64,8 +64,6 @@ def request_id(headers: Iterable[tuple[str, str]]) -> str | None:
 
 
 def _less(headers: Iterable[tuple[str, str]], drop: frozenset[str]) -> Headers:
-    pairs = list(headers)
-    named = {
-        token.strip().lower() for name, value in pairs if name.lower() == "connection" for token in value.split(",")
-    }
-    return [(name, value) for name, value in pairs if name.lower() not in drop and name.lower() not in named]
+    named = [(name.lower(), (name, value)) for name, value in headers]
+    drop |= {token.strip().lower() for name, (_, value) in named if name == "connection" for token in value.split(",")}
+    return [header for name, header in named if name not in drop]

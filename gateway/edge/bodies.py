@@ -1,6 +1,7 @@
 """Bodies that are looked at: a request's, read whole, and an answer's, given whole."""
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from gateway.domain.errors import BodyTooLarge
 from gateway.domain.headers import Headers, to_client
@@ -25,8 +26,5 @@ async def read_body(request: web.Request, limit: int) -> bytes:
 
 def whole(status: int, headers: Headers, body: bytes, *, reason: str | None = None) -> web.Response:
     """An answer in one piece, with upstream's headers."""
-    answer = web.Response(status=status, reason=reason, body=body)
-    answer.headers.popall("Content-Type", None)
-    for name, value in to_client(headers, drop=_OF_THE_BYTES):
-        answer.headers.add(name, value)
-    return answer
+    passed = CIMultiDict(to_client(headers, drop=_OF_THE_BYTES))
+    return web.Response(status=status, reason=reason, body=body, headers=passed)

@@ -5,7 +5,6 @@ A create that cannot be read, or recorded while the store is down, is passed thr
 
 import asyncio
 import contextlib
-import uuid
 
 from aiohttp import web
 
@@ -21,10 +20,10 @@ from gateway.domain.response import Response
 from gateway.edge import polling, preferences, stream
 from gateway.edge.bodies import read_body, whole
 from gateway.edge.context import Context
-from gateway.edge.delivery import give, watched
-from gateway.edge.middleware import ABOUT, DETAIL, REQUEST_ID
+from gateway.edge.delivery import watched
+from gateway.edge.middleware import ABOUT, DETAIL, REQUEST_ID, new_name
 from gateway.edge.owners import owner_of, read_reference, require_owner
-from gateway.edge.passthrough import client_headers, forward, received, relay, upstream_headers
+from gateway.edge.passthrough import client_headers, forward, give, received, relay, upstream_headers
 from gateway.relay.attempts import Begun
 from gateway.relay.creation import Head
 from gateway.relay.live import Live
@@ -108,7 +107,7 @@ def new_response(
     )
     previous = asked.previous_response_id
     return Response(
-        key=uuid.uuid4().hex,
+        key=new_name(),
         route=context.route.name,
         owner=owner_of(context.store.owner_key, context.route.name, received(request)),
         mode=asked.mode,

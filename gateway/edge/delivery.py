@@ -4,7 +4,6 @@ An answer is given once all of it is written, unless its connection breaks withi
 got no further than this machine. Called by `creating`; `edge.server` tells of connections.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from aiohttp import web
 from gateway.domain.attempt import GIVEN_S, Fate, sent_again
 from gateway.domain.errors import GatewayError
 from gateway.edge.context import Context
-from gateway.edge.passthrough import abort
 from gateway.relay.attempts import Begun
 
 
@@ -48,14 +46,3 @@ def watched(context: Context, request: web.Request, begun: Begun) -> Iterator[No
         attempts.mark(begun, fate)
         if fate is Fate.ANSWERED:
             cast(Any, request.protocol).gone = Gone(lambda: attempts.mark(begun, Fate.LEFT))
-
-
-async def give(context: Context, request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-    """Write a whole answer now, not when the handler has returned. A client that takes nothing is cut off."""
-    try:
-        async with asyncio.timeout(context.settings.write_timeout_s):
-            await answer.prepare(request)
-            await answer.write_eof()
-    except TimeoutError:
-        abort(request)
-    return answer

@@ -50,7 +50,7 @@ def around(context: Context) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = context.clock()
-        request[REQUEST_ID] = new_request_id()
+        request[REQUEST_ID] = new_name()
         response: web.StreamResponse | None = None
         origin: Origin | None = "client"
         try:
@@ -77,7 +77,7 @@ def malformed(context: Context) -> Callable[[web.StreamResponse], None]:
     """What counts a request that the HTTP parser refused, by its answer, and names it."""
 
     def count(response: web.StreamResponse) -> None:
-        request_id = new_request_id()
+        request_id = new_name()
         name_request(response, request_id)
         served = RequestServed(
             context.clock(), OTHER_METHOD, Kind.OTHER, response.status, "client", 0.0, 0.0, request_id=request_id
@@ -87,8 +87,8 @@ def malformed(context: Context) -> Callable[[web.StreamResponse], None]:
     return count
 
 
-def new_request_id() -> str:
-    """A name for a request: 32 hexadecimal digits."""
+def new_name() -> str:
+    """The gateway's own name for a request, or a response's record: 32 hexadecimal digits."""
     return f"{random.getrandbits(128):032x}"
 
 

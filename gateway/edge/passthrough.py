@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterable
+from functools import partial
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
@@ -72,8 +73,12 @@ async def relay(
 
     Closes the answer. Where either side breaks off, the client's connection is aborted.
     """
-    response = as_sent(answer, client_headers(answer) if headers is None else headers)
+    passed = client_headers(answer) if headers is None else headers
+    body = answer.at_hand(_WRITE_BYTES)
+    response = as_sent(answer, passed, body)
     try:
+        if body is not None:
+            return await give(context, request, response)
         await response.prepare(request)
         while chunk := await answer.chunk():
             await write(response, chunk, context.settings.write_timeout_s)
@@ -88,9 +93,24 @@ async def relay(
     return response
 
 
-def as_sent(answer: Answer, headers: Headers) -> web.StreamResponse:
-    """A response with upstream's status and reason and these headers, to which the server adds none of its own."""
-    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=CIMultiDict(headers))
+async def give(context: Context, request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+    """Write a whole answer now, not when the handler has returned. A client that takes nothing is cut off."""
+    try:
+        async with asyncio.timeout(context.settings.write_timeout_s):
+            await answer.prepare(request)
+            await answer.write_eof()
+    except TimeoutError:
+        abort(request)
+    return answer
+
+
+def as_sent(answer: Answer, headers: Headers, body: bytes | None = None) -> web.StreamResponse:
+    """A response with upstream's status and reason and these headers, to which the server adds none of its own.
+
+    `body`: the whole of it, where it is written in one piece.
+    """
+    whole, passed = web.StreamResponse if body is None else partial(web.Response, body=body), CIMultiDict(headers)
+    response: web.StreamResponse = whole(status=answer.status, reason=answer.reason, headers=passed)
     response[_AS_SENT] = frozenset(name.lower() for name, _ in headers)
     return response
 

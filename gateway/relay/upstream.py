@@ -96,6 +96,14 @@ class Answer:
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamCut("Upstream's connection broke before its answer was whole.") from error
 
+    def at_hand(self, limit: int) -> bytes | None:
+        """The whole body, if it has come by now and has at most `limit` bytes, and at least one."""
+        content = self._response.content
+        if not content.is_eof() or not self.intact:
+            return None
+        self._peeked = [b"".join((*self._peeked, content.read_nowait()))]
+        return self._peeked[0] if 0 < len(self._peeked[0]) <= limit else None
+
     async def peek(self, limit: int) -> bytes | None:
         """The whole body if it has at most `limit` bytes, else None; `chunk` gives it (again) from the start."""
         pieces: list[bytes] = []
