@@ -104,14 +104,26 @@ _FAILURES = lines(
 
 _KEPT = lines(
     "Taken up, and deleted",
-    "In each interval: live responses that were taken up after a restart, by how they go on; records that were "
-    "deleted after their retention.",
+    "In each interval: live responses that no process held and that were taken up, by how they go on; those that went "
+    "to another process; records that were deleted after their retention.",
     "none",
     Query(each("responses_gateway_responses_adopted_total{@}", "how"), "taken up: {{how}}"),
+    Query(each("responses_gateway_responses_let_go_total{@}", "how"), "let go: {{how}}"),
     Query(each("responses_gateway_purged_records_total{@}"), "deleted"),
     bars=True,
     decimals=0,
     overrides=colors(deleted=GREY),
+)
+
+_SHARED = lines(
+    "Processes on one store, and what none holds",
+    "Processes that live on the store by its own account: fewer than gateways that are up means that one cannot reach "
+    "it. Live responses that no process holds: above 0 for longer than a lease means that nobody takes them up.",
+    "none",
+    Query("max by (job) (responses_gateway_processes{@})", "processes"),
+    Query("max by (job) (responses_gateway_responses_unheld{@})", "held by none"),
+    decimals=0,
+    overrides=colors(**{"held by none": RED}),
 )
 
 _EVENTS = lines(
@@ -211,7 +223,7 @@ DASHBOARD = Dashboard(
     "The process, the log and its store, the way to upstream, the telemetry itself.",
     (
         ("The process", ((_GATEWAYS, _CPU, _MEMORY), (_LAG, _OPEN, _BYTES))),
-        ("Streams and the log", ((_STREAMS, _EVENTS, _WRITES, _BATCHES), (_SPACE, _FAILURES, _KEPT))),
+        ("Streams and the log", ((_STREAMS, _EVENTS, _WRITES, _BATCHES), (_SPACE, _FAILURES, _KEPT, _SHARED))),
         ("The way to upstream", ((_UPSTREAM, _POLL_TIMES, _CUTS, _ODD),)),
         ("Telemetry", ((_SPANS, _DUE),)),
     ),

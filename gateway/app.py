@@ -107,6 +107,8 @@ class Gateway:
             Readiness(),
         )
         self.metrics.read(names.IN_FLIGHT, lambda: self.context.in_flight.count)
+        self.metrics.read(names.UNHELD, lambda: tracker.leases.orphans)
+        self.metrics.read(names.PROCESSES, lambda: tracker.leases.processes)
         self.metrics.read(names.UPSTREAM_REACHABLE, lambda: upstream.reachable)
         self._logs = logs
         self._parts = AsyncExitStack()
@@ -151,6 +153,7 @@ class Gateway:
                 await asyncio.sleep(settings.drain_delay_s)
             context.readiness.refusing = True
             context.tracker.cut_background_readers()
+            await context.tracker.leases.hand_over()
             if self._clients is not None:
                 await self._clients.close(grace_s=settings.drain_s)
         finally:

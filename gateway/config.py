@@ -78,6 +78,9 @@ class Settings(BaseModel):
     # An application that works without the gateway goes on working while the gateway's disk is full.
     on_store_failure: Literal["passthrough", "refuse"] = "passthrough"
     """While the store is down: passthrough (serve untracked) or refuse (answer 503)."""
+    # A pause of the process, or of the network, that is shorter costs nothing; a longer one looks like its death.
+    lease_s: Seconds = 10.0
+    """What one of several processes on a store holds is taken up by another when it was not heard of for this long."""
 
     # Short responses are seen soon, long ones cost two polls a minute.
     poll_schedule_s: Annotated[tuple[float, ...], PlainValidator(reading.schedule)] = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)

@@ -65,7 +65,7 @@ END = event(3, "response.completed", "completed")
 async def hand():
     """A response that has just been created: store, ledger, the response in hand, and what is told."""
     store, recorder = Slow(), Recorder()
-    ledger = Ledger(store, Telemetry([recorder]), lambda: T, lambda live: None)
+    ledger = Ledger(store, Telemetry([recorder]), lambda: T, lambda live: None, lambda live: None)
     trace = Trace(1, 2, 3, 0, False)
     record = Response(key="k", route="default", owner="o", mode=Mode.BACKGROUND_STREAM, created_at=T, trace=trace)
     created = await store.create(record)

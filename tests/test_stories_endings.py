@@ -82,7 +82,7 @@ async def running(store: Store, recorder: Recorder) -> tuple[Ledger, Live]:
     trace = Trace(1, 2, 3, 0, False)
     record = Response(key="k", route="default", owner="o", mode=Mode.BACKGROUND_STREAM, created_at=T, trace=trace)
     created = await store.create(record)
-    ledger = Ledger(store, Telemetry([recorder]), lambda: T, lambda live: None)
+    ledger = Ledger(store, Telemetry([recorder]), lambda: T, lambda live: None, lambda live: None)
     live = Live(created, created.epoch)
     await ledger.receive(
         live, [event(0, "response.created", "queued"), event(1, "response.in_progress", "in_progress")]

@@ -46,6 +46,8 @@ ELSEWHERE = {
     "late_terminals_total": "below: an end that comes late",
     "resumes_refused_total": "below: every reason",
     "responses_adopted_total": "below: after a restart",
+    "responses_let_go_total": "test_stories_replicas",
+    "responses_unheld": "test_stories_replicas",
     "creates_untracked_total": "below: while the store is down",
     "store_failures_total": "below: while the store is down",
     "cost_total": "below: by the prices that are set",

@@ -143,7 +143,9 @@ class World:
     async def begin(self) -> None:
         self.store = MemoryStore(lambda: self.now)
         await self.store.open()
-        self.ledger = Ledger(self.store, Telemetry([self.told.append]), lambda: self.now, lambda live: None)
+        self.ledger = Ledger(
+            self.store, Telemetry([self.told.append]), lambda: self.now, lambda live: None, lambda live: None
+        )
         recorded = await self.store.create(QUEUED.but(pumped=False, stored=False))
         self.live = Live(recorded, recorded.epoch, credential=[("Authorization", "Bearer sk")])
 

@@ -12,6 +12,7 @@ from spanning import GRACE_S, attributes, exported, spans_after, tell
 
 from gateway.domain import facts
 from gateway.domain.continuation import CursorForm
+from gateway.domain.errors import CLIENT_LEFT
 from gateway.domain.mode import Parameters
 from gateway.domain.response import Caller, Counts, Ending, Status, Stuck, Trace, Usage
 from gateway.telemetry import names
@@ -378,7 +379,7 @@ async def test_so_does_a_resume_and_says_from_where() -> None:
 async def test_a_request_that_failed_says_so_and_one_that_its_client_gave_up_is_no_error() -> None:
     failed = (await exported([served(status=502)]))["GET /v1/responses/{id}"]
     assert (failed.status.is_unset, attributes(failed)["error.type"]) == (False, "502")
-    given_up = (await exported([served(status=facts.CLIENT_LEFT)]))["GET /v1/responses/{id}"]
+    given_up = (await exported([served(status=CLIENT_LEFT)]))["GET /v1/responses/{id}"]
     assert given_up.status.is_unset
     assert "http.response.status_code" not in attributes(given_up)
     cancel = {"method": "POST", "route": "/responses/{id}/cancel"}

@@ -10,6 +10,8 @@ import msgspec
 
 Origin = Literal["client", "gateway", "upstream", "store"]
 """Who is to blame."""
+CLIENT_LEFT = 499
+"""What nginx notes, in place of a status, where the client left before it was answered."""
 
 # What the one who asked can mend: the prompt, what is in it, or the account that pays for it.
 # Source: the `code` of a response's `error`, and codes that are reported besides.

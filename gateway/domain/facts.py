@@ -1,7 +1,6 @@
 """What can happen, in the past tense: the vocabulary of the gateway's observability.
 
-Facts are return values of the pure fold and of whoever made a write that was new; they are given to
-`Telemetry.emit`, which projects them into metrics, spans and log lines. A fact that is not here is not observed.
+Facts are return values of the pure fold and of whoever made a write that was new; `Telemetry.emit` projects them.
 """
 
 from collections.abc import Mapping
@@ -139,7 +138,14 @@ class Reattached(ResponseFact):
 
 @dataclass(frozen=True, slots=True)
 class TakenUp(ResponseFact):
-    """A live response was taken up after a restart; `how`: pumped, polled, waits_for_owner, ended."""
+    """A live response that no process held was taken up; `how`: pumped, polled, waits_for_owner, ended."""
+
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo(ResponseFact):
+    """This process holds a live response no more: `taken` by another process, or `handed_over`."""
 
     how: str
 
@@ -287,17 +293,12 @@ class Untracked(Fact):
     mode: Mode | None = None
 
 
-CLIENT_LEFT = 499
-"""What nginx notes, in place of a status, where the client left before it was answered."""
-
-
 @dataclass(frozen=True, slots=True)
 class RequestServed(Fact):
     """One request of a client was answered. `route` is a template, never a path; `method` a known one or `_OTHER`.
 
-    `seconds` until the headers; `lifetime`: seconds until its end; `streamed`: the answer was a stream of events.
-    `request_id` is the gateway's own; `response`: the one that it was about, if that is known, `detail` what else was
-    told of that; `path` is as asked; `caller`: the client's span, where it records one and is believed.
+    `seconds` until the headers, `lifetime` until its end; `streamed`: as events. `response`: what it was about, if that
+    is known, `detail` what was told of it; `path` as asked; `caller`: the client's span, if recorded and believed.
     """
 
     method: str
@@ -320,9 +321,8 @@ class RequestServed(Fact):
 class Surveyed(Fact):
     """What this process holds, counted in one walk over all of it. All times are unix seconds.
 
-    `live`: how many by (status or None, mode). `oldest_created`, `oldest_progress`: by status, of whichever live
-    response was created, or moved, longest ago. `stuck`: by reason. `outstanding`: live responses whose continuation
-    token has not come back. `expires_at`: when upstream will forget the first of them; None: none that it would.
+    `live`: how many by (status or None, mode). `oldest_created`, `oldest_progress`: of whichever was created, or moved,
+    longest ago. `outstanding`: whose continuation token has not come back. `expires_at`: when upstream forgets one.
     """
 
     live: Mapping[tuple[Status | None, Mode], int]

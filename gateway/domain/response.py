@@ -128,6 +128,7 @@ class Response(Struct, frozen=True):
     `key` is the gateway's own name for it, drawn before upstream is called; `response_id` is upstream's. Times are unix
     seconds by the gateway's clock; `completed_at` alone is by upstream's. `answered_at`: when upstream first answered
     the create. `request_id` names the create's request, `client_path` and `user_agent` are as its client sent them.
+    `waiting`: there is no credential to ask upstream with, it waits for its owner.
     `token_open`: a continuation token was shown and has not come back since; `ended_by`: who saw the end; `attended`:
     whoever made the create was there to be told of it, on the create's own connection. `content`: what was asked, where
     it is captured; `service_tier`: the one that was used; `output_types`: the kinds of items in the final output;
@@ -189,6 +190,7 @@ class Response(Struct, frozen=True):
     client_path: str = ""
     user_agent: str | None = None
     token_open: bool = False
+    waiting: bool = False
     completed_at: float | None = None
     service_tier: str | None = None
     ended_by: str | None = None

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from gateway.domain.errors import BadRequest, Draining, GatewayError, Origin, error_body, origin_of
-from gateway.domain.facts import CLIENT_LEFT, ClientPolled, Detached, RequestServed
+from gateway.domain.errors import CLIENT_LEFT, BadRequest, Draining, GatewayError, Origin, error_body, origin_of
+from gateway.domain.facts import ClientPolled, Detached, RequestServed
 from gateway.domain.identifiers import OTHER_METHOD, known_method
 from gateway.domain.response import Caller, Response
 from gateway.edge.context import Context

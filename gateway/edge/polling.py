@@ -37,7 +37,7 @@ async def poll(context: Context, request: web.Request, response: Response, live:
         await hold(context, live, wait_s, over=lambda response: response.status is not status)
     if live.response.ended and not live.response.terminal:
         return None
-    body = live.body if live.body and live.body.bytes else await context.store.body(live.key)
+    body = await _snapshot(context, live)
     if body is None:
         return None
     return _answer(context, request, live.response, body, served, wait_s, live)
@@ -45,8 +45,11 @@ async def poll(context: Context, request: web.Request, response: Response, live:
 
 async def _refreshed(context: Context, request: web.Request, live: Live) -> tuple[Served, web.Response | None]:
     """See to it that the snapshot is fresh: who served it, or upstream's refusal to be handed on."""
+    if not live.in_hand:
+        live.body = await context.store.body(live.key)
     known = live.body is not None and bool(live.body.bytes)
-    fresh = live.body is not None and context.clock() - live.body.at < context.settings.poll_max_age_s
+    # Another process may have written it, by another clock.
+    fresh = live.body is not None and abs(context.clock() - live.body.at) < context.settings.poll_max_age_s
     if known and (live.response.pumped or fresh or context.tracker.poller.slowed(live)):
         return "shared", None
     if live.credential is None:
@@ -58,6 +61,12 @@ async def _refreshed(context: Context, request: web.Request, live: Live) -> tupl
     return "upstream", whole(polled.status, polled.headers, polled.body)
 
 
+async def _snapshot(context: Context, live: Live) -> Body | None:
+    if live.in_hand and live.body is not None and live.body.bytes:
+        return live.body
+    return await context.store.body(live.key)
+
+
 async def hold(context: Context, live: Live, wait_s: float, *, over: Callable[[Response], bool]) -> None:
     """Return when it is over, the response has ended, the gateway stops, or after `wait_s`."""
     until = time.monotonic() + wait_s
@@ -66,7 +75,7 @@ async def hold(context: Context, live: Live, wait_s: float, *, over: Callable[[R
     try:
         while not over(live.response) and not live.response.ended and not context.readiness.refusing:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                await live.change()
+                await context.tracker.change(live)
     except TimeoutError:
         return
     finally:

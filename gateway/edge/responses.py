@@ -49,7 +49,7 @@ async def retrieve(context: Context, request: web.Request, target: Target) -> we
         response = await proven(context, request, target)
     if response is None:
         return await _ask_for_stranger(context, request, target, _observed)
-    live = context.tracker.heard_from(response.key, credential(received(request)))
+    live = await context.tracker.heard_from(response, credential(received(request)))
     streamed = asks_for_stream(request)
     if streamed and response.logged:
         return await stream_log(context, request, target, response, live)
@@ -65,7 +65,7 @@ async def cancel(context: Context, request: web.Request, target: Target) -> web.
     response = await owned(context, request, target.response_id)
     if response is None:
         return await _ask_for_stranger(context, request, target, _cancelled)
-    context.tracker.heard_from(response.key, credential(received(request)))
+    await context.tracker.heard_from(response, credential(received(request)))
     return await _ask(context, request, target, response, _cancelled)
 
 
@@ -194,7 +194,7 @@ async def _learn(
     try:
         if stranger:
             await context.tracker.ledger.note_co_owner(response, caller(context, request))
-            context.tracker.heard_from(response.key, credential(received(request)))
+            await context.tracker.heard_from(response, credential(received(request)))
         await told(context, request, response, answer, body)
     except StoreUnavailable as error:
         context.telemetry.emit([StoreFailed(context.clock(), "change", error.message)])

@@ -74,7 +74,7 @@ async def retrieve(context: Context, request: web.Request, target: Target, prese
         raise ResponseNotFound(f"Response with id '{ticket.response_id}' is not held here any more.")
     if further := {name.lower() for name in request.query} - responses.ANSWERED_HERE - {TICKET}:
         raise BadRequest(f"By ticket a response is shown as it is held here; leave out {', '.join(sorted(further))}.")
-    live = context.tracker.live.get(response.key)
+    live = None if response.ended else context.tracker.held(response)
     if asks_for_stream(request):
         if not response.logged:
             raise BadRequest(

@@ -19,7 +19,7 @@ from typing import Any
 
 from gateway.config import Settings
 from gateway.domain.attempt import Attempt, Fate, sent_again
-from gateway.domain.errors import GatewayError, OutcomeUnknown, Overloaded, StoreUnavailable
+from gateway.domain.errors import GatewayError, OutcomeUnknown, Overloaded, StoreUnavailable, UpstreamError
 from gateway.domain.facts import Joined, StoreFailed
 from gateway.domain.headers import Headers
 from gateway.domain.mode import Mode
@@ -32,6 +32,7 @@ from gateway.store.port import Store
 from gateway.telemetry.observers import Telemetry
 
 _REFUSALS = 10_000
+_LOOK_EVERY_S = 0.25
 _BACKOFF_S = 15.0  # SDKs wait for 8 s at the most, where they are not told for how long
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], object]
@@ -113,7 +114,7 @@ class Attempts:
             if recorded.key in self._live:
                 return recorded
             recorded = await self._store.get(recorded.key) or recorded
-            if recorded.ended:
+            if recorded.ended or await self._elsewhere(recorded):
                 return recorded
             # Its client left while it was recorded: it was never sent, and is about to be deleted.
             await self._store.delete(recorded.key)
@@ -123,6 +124,13 @@ class Attempts:
             self._unmake(response)
             raise
         return recorded
+
+    async def _elsewhere(self, recorded: Response) -> bool:
+        """Whether another process holds it, or held it until it died: then it is taken up, or ended, in a moment."""
+        lease = await self._store.claim(recorded.key)
+        if lease is not None and lease.epoch != recorded.epoch:
+            await self._store.release(recorded.key, epoch=lease.epoch)
+        return lease is None or lease.epoch != recorded.epoch
 
     async def _record(self, response: Response, attempt: Attempt, *, join: bool) -> Response:
         try:
@@ -156,10 +164,21 @@ class Attempts:
         if answer is None:
             answer = asyncio.get_running_loop().create_future()
             try:
-                answer.set_result(_head(live.response, live.body or await self._store.body(live.key)))
+                answer.set_result(await self._stored(live))
             except GatewayError as error:
                 answer.set_exception(error)
         return Begun(live, answer, attempt, joined=True)
+
+    async def _stored(self, live: Live) -> Head:
+        """What the store makes of the answer. Of what another process holds, that may be yet to come."""
+        response, until = live.response, time.monotonic() + self._settings.upstream_headers_s
+        while not live.in_hand and not _answered(response) and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            found = await self._store.get(live.key)
+            if found is None:
+                raise UpstreamError("Upstream refused the create that this one repeats; send it again.")
+            response = found
+        return _head(response, live.body or await self._store.body(live.key))
 
     def in_hand(self, attempt: Attempt) -> bool:
         """While the store is down: whether a live response may be what this attempt repeats."""
@@ -199,6 +218,13 @@ class Attempts:
             await self._store.delete(key)
         except StoreUnavailable as error:
             self._telemetry.emit([StoreFailed(self._clock(), "delete", error.message)])
+
+
+def _answered(response: Response) -> bool:
+    """Whether the store has what the create is answered with."""
+    if response.ended or response.pumped or response.tail >= 0:
+        return True
+    return response.mode.background and response.response_id is not None
 
 
 def _head(response: Response, body: Body | None) -> Head:

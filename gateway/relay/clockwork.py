@@ -7,6 +7,7 @@ response that comes or goes meanwhile is counted or not. Run by the tracker, whi
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
@@ -30,6 +31,7 @@ from gateway.telemetry.observers import Telemetry
 _SLICE = 100
 _WRITE_EVERY_S = 5.0  # what a crash may cost: when it last moved, and some counts
 _WRITTEN_AT_ONCE = 50
+_GUEST_S = 60.0
 _PROBE_EVERY_S = 0.25
 _MEASURE_EVERY_S = 15.0  # a usual pause between scrapes
 # What the response itself is in; the way to upstream may open again.
@@ -39,6 +41,7 @@ _ABANDONED_FOR = STANDS_STILL | {Stuck.LOST, Stuck.EXPIRED}
 class Clockwork:
     """Acts on the live responses by the clock. `live` are the tracker's, `conversations` those of WebSockets.
 
+    `guests` are those that clients ask this process about, while another holds them.
     `followers` says how many clients read.
     """
 
@@ -51,6 +54,7 @@ class Clockwork:
         telemetry: Telemetry,
         clock: Callable[[], float],
         live: Mapping[str, Live],
+        guests: dict[str, Live],
         conversations: Collection[Conversation],
         followers: Callable[[], int],
         spawn: Callable[[Coroutine[Any, Any, Any], str], object],
@@ -62,6 +66,7 @@ class Clockwork:
         self._telemetry = telemetry
         self._clock = clock
         self._live = live
+        self._guests = guests
         self._conversations = conversations
         self._followers = followers
         self._spawn = spawn
@@ -85,7 +90,8 @@ class Clockwork:
                     if live.response.ended:
                         continue
                     contact = live.contact(now)
-                    if outcome := self._look(live, contact, now, unwritten):
+                    outcome = self._look(live, contact, now, unwritten)
+                    if outcome is not None and not await self._read_elsewhere(live):
                         await self._abandon(live, outcome)
                         continue
                     expires_at = None if contact.answered else forgotten_at(live.response, contact, self._patience)
@@ -96,6 +102,7 @@ class Clockwork:
                 for response in conversation.live:
                     survey.add(response, None)
             self._telemetry.emit([survey.done(self._clock(), followers=self._followers())])
+            unwritten += self._look_at_guests()
             # Some at a time: the writes of thousands, decided in one go, would hold the event loop up.
             for start in range(0, len(unwritten), _WRITTEN_AT_ONCE):
                 await asyncio.gather(*map(self.write, unwritten[start : start + _WRITTEN_AT_ONCE]))
@@ -153,6 +160,25 @@ class Clockwork:
         if turned or (live.saved is not live.response and time.monotonic() - live.written_at > _WRITE_EVERY_S):
             unwritten.append(live)
         return outcome
+
+    def _look_at_guests(self) -> list[Live]:
+        """Guests of whom something is to be written; one that nobody asked about for a while is let go."""
+        unwritten = []
+        for guest in tuple(self._guests.values()):
+            if guest.unsaved or guest.saved is not guest.response:
+                unwritten.append(guest)
+            elif not guest.readers and not guest.holds and time.monotonic() - guest.written_at > _GUEST_S:
+                del self._guests[guest.key]
+        return unwritten
+
+    async def _read_elsewhere(self, live: Live) -> bool:
+        """Whether a foreground response that nobody follows here has readers at another process."""
+        if not self._store.shared or live.response.mode.background or live.alone_since is None:
+            return False
+        with contextlib.suppress(StoreUnavailable):
+            found = await self._store.get(live.key)
+            return found is not None and found.counts.attaches > found.counts.disconnects
+        return True
 
     def _given_up(self, live: Live, reason: Stuck | None, now: float) -> Outcome | None:
         response, settings = live.response, self._settings

@@ -14,26 +14,36 @@ from gateway.domain.events import TERMINAL_EVENT, Event, synthesised_terminal
 from gateway.domain.facts import Appended, Created, Ended, Fact, Observed, PickedUp, StoreFailed
 from gateway.domain.headers import Headers, kept_with_snapshot, request_id
 from gateway.domain.lifecycle import Outcome, observe, receive
-from gateway.domain.response import Body, Change, Response, Status, Stuck, difference
+from gateway.domain.response import Body, Change, Ending, Response, Status, Stuck, difference
 from gateway.domain.snapshot import Snapshot
 from gateway.domain.stuck import turned
 from gateway.relay.live import Live
-from gateway.store.port import Gap, Store
+from gateway.store.port import Fenced, Gap, Store
 from gateway.telemetry.observers import Telemetry
 
 _STORE_RETRY_S = 0.5
 
 
 class Ledger:
-    """Writes events, changes and endings. `on_end` is told of every live response that ended."""
+    """Writes events, changes and endings. `on_end` is told of every live response that ended.
+
+    `on_taken` is told of each that another process holds by now: nothing of it is written here any more. A response
+    without an epoch is not held here: then only its end is written, its counts, and the newest body.
+    """
 
     def __init__(
-        self, store: Store, telemetry: Telemetry, clock: Callable[[], float], on_end: Callable[[Live], None]
+        self,
+        store: Store,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        on_end: Callable[[Live], None],
+        on_taken: Callable[[Live], None],
     ) -> None:
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
         self._on_end = on_end
+        self._on_taken = on_taken
 
     async def receive(self, live: Live, events: Sequence[Event]) -> None:
         """Log a batch of events and fold it in. Raises what the store's `append` raises; nothing is folded then."""
@@ -44,14 +54,7 @@ class Ledger:
             facts = (*self._created(live, step.body, at, step.response), *step.facts)
             await self.end(live, step.outcome, events[: step.events], facts=facts, body=body, source="stream")
             return
-        if base.response_id is None and step.response.response_id is not None:
-            # First, so that whoever has read the id from the log can ask for it; and the next process go on reading.
-            named = Change({"response_id": step.response.response_id, "pumped": step.response.pumped})
-            await self._store.change(live.key, named, epoch=live.epoch)
-        assert live.epoch is not None
-        live.batches.append((events[-1].number, live.arrived_at))
-        await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
-        if live.response.ended:
+        if not await self._log(live, events, base, step.response):
             return
         if live.response is not base:
             step = receive(live.response, events, at)
@@ -64,7 +67,22 @@ class Ledger:
             live.body = self._body(live, step.body, at)
             live.changed()
         if step.body is not None or turns:
-            await self._note_if_it_can(live)
+            await self.note_if_it_can(live)
+
+    async def _log(self, live: Live, events: Sequence[Event], base: Response, after: Response) -> bool:
+        """Append a batch; False where the response is over, or not this process's any more."""
+        if live.epoch is None:
+            return False
+        try:
+            if base.response_id is None and after.response_id is not None:
+                # First, so that whoever read the id from the log can ask for it, and the next process go on reading.
+                named = Change({"response_id": after.response_id, "pumped": after.pumped})
+                await self._store.change(live.key, named, epoch=live.epoch)
+            live.batches.append((events[-1].number, live.arrived_at))
+            await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
+        except Fenced:
+            self._on_taken(live)
+        return live.in_hand
 
     async def observe(self, live: Live, snapshot: Snapshot, headers: Headers, *, source: str) -> bool:
         """Fold a response object in; whether its status or output changed.
@@ -86,6 +104,10 @@ class Ledger:
         if step.outcome is not None:
             await self._end_observed(live, replace(step.outcome, response=after), facts, body, source)
             return True
+        if live.epoch is None and not before.ended:
+            # Its holder folds this in, when it next asks; the body is for everybody.
+            await self._store.change(live.key, Change(), epoch=None, body=body)
+            return after.status is not before.status
         turns = _become(live, after, at)
         self._telemetry.emit((*facts, *turns))
         changed = after.status is not before.status or after.fingerprint != before.fingerprint
@@ -111,6 +133,10 @@ class Ledger:
         tail, epoch = live.response.tail, live.epoch
         try:
             done = await self._store.finish(live.key, outcome, events, tail=tail, epoch=epoch, body=body)
+        except Fenced:
+            live.uncounted(outcome.counts)
+            self._on_taken(live)
+            return False
         except Exception:
             live.uncounted(outcome.counts)
             raise
@@ -128,11 +154,21 @@ class Ledger:
             live.uncounted(outcome.counts)
             found = await self._store.get(live.key)
             self._telemetry.emit(_become(live, found or live.response, self._clock()))
+        self._over(live)
+        await self.note_if_it_can(live)
+        return done
+
+    def learn(self, live: Live, ended: Response | None) -> None:
+        """Another process has ended it, or deleted it (None)."""
+        at = self._clock()
+        gone = live.response.but(ending=Ending.DELETED, ended_at=at, stuck=None, stuck_at=None)
+        self._telemetry.emit(_become(live, ended or gone, at))
+        self._over(live)
+
+    def _over(self, live: Live) -> None:
         live.saved = live.response
         live.changed()
         self._on_end(live)
-        await self._note_if_it_can(live)
-        return done
 
     def _whole(self, live: Live, outcome: Outcome, source: str) -> Outcome:
         """The ending with all that is known of it: what is due is made of nothing else."""
@@ -160,7 +196,7 @@ class Ledger:
 
     async def end_surely(self, live: Live, outcome: Outcome, *, source: str) -> None:
         """The same, over a store that is down for a while."""
-        while not live.response.ended:
+        while live.in_hand:
             try:
                 await self.end(live, outcome, source=source)
             except StoreUnavailable as error:
@@ -173,14 +209,19 @@ class Ledger:
         change = replace(difference(live.saved, value), counts=live.take_counts())
         if not change.empty:
             try:
-                await self._store.change(live.key, change, epoch=live.epoch, body=_written(live.body))
+                body = _written(live.body) if live.epoch is not None else None
+                await self._store.change(live.key, change, epoch=live.epoch, body=body)
+            except Fenced:
+                live.uncounted(change.counts)
+                self._on_taken(live)
+                return
             except Exception:
                 # Not where this task is cancelled: then the write is on its way, and would be counted twice.
                 live.uncounted(change.counts)
                 raise
         live.saved = value
 
-    async def _note_if_it_can(self, live: Live) -> None:
+    async def note_if_it_can(self, live: Live) -> None:
         """The same after a write that is made and must not look as if it had failed; the rest is written later."""
         try:
             await self.note(live)

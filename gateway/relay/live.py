@@ -78,6 +78,11 @@ class Live:
         return self.response.key
 
     @property
+    def in_hand(self) -> bool:
+        """This process holds it and it has not ended."""
+        return self.epoch is not None and not self.response.ended
+
+    @property
     def waits_for_owner(self) -> bool:
         """Nothing can be asked of upstream until an owner makes a request."""
         return self.credential is None and not self.response.ended
@@ -95,6 +100,7 @@ class Live:
         """An owner made a request with this credential."""
         if credential != self.credential:
             self.credential, self.spare = credential, self.credential
+        self.wait()
 
     def refused(self, credential: Headers | None) -> None:
         """Upstream refused this credential: the other one is used, without one the response waits for its owner."""
@@ -102,6 +108,12 @@ class Live:
             self.spare = None
         if credential == self.credential:
             self.credential, self.spare = self.spare, None
+        self.wait()
+
+    def wait(self) -> None:
+        """Say in the record whether it waits for its owner."""
+        if self.response.waiting != self.waits_for_owner:
+            self.response = self.response.but(waiting=self.waits_for_owner)
 
     def count(self, **increments: int) -> None:
         """Count something that happened; written down with the next change."""

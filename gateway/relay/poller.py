@@ -28,11 +28,13 @@ from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
 from gateway.relay.routing import Route, cancel_url, retrieve_url
 from gateway.relay.upstream import Call, Upstream
+from gateway.store.port import Store
 from gateway.telemetry.observers import Telemetry
 
 _MAX_RETRY_AFTER_S = 300.0
 _UNAUTHORISED = frozenset({401, 403})
 _TOO_MANY = 429
+_LOOK_AGAIN_S = 0.1
 # That it is not there, or that this credential does not see it. Anything else says nothing of the response.
 _SAYS_SOMETHING = frozenset({401, 403, 404})
 
@@ -59,6 +61,7 @@ class Poller:
         settings: Settings,
         route: Route,
         upstream: Upstream,
+        store: Store,
         ledger: Ledger,
         telemetry: Telemetry,
         clock: Callable[[], float],
@@ -67,6 +70,7 @@ class Poller:
         self._settings = settings
         self._route = route
         self._upstream = upstream
+        self._store = store
         self._ledger = ledger
         self._telemetry = telemetry
         self._clock = clock
@@ -76,11 +80,12 @@ class Poller:
         self._earlier = asyncio.Event()
         self._slots = asyncio.Semaphore(settings.poll_concurrency)
         self._next_slot = 0.0
+        self._sharers = 1
         self._slow_until: dict[_Payer, float] = {}
 
     def take(self, live: Live, *, spread_s: float = 0.0) -> None:
         """From now on this response is polled; `spread_s`: the first time at random within it (a recovery)."""
-        if live.response.ended:
+        if not live.in_hand:
             return
         live.response = live.response.but(pumped=False)
         live.changed()
@@ -99,7 +104,7 @@ class Poller:
                 await self._earlier.wait()
                 continue
             due, _, live = self._queue[0]
-            if live.due != due or live.response.ended or live.response.pumped or live.credential is None:
+            if live.due != due or not live.in_hand or live.response.pumped or live.credential is None:
                 heapq.heappop(self._queue)
                 continue
             now = time.monotonic()
@@ -113,8 +118,16 @@ class Poller:
                 continue
             heapq.heappop(self._queue)
             await self._slots.acquire()
-            self._next_slot = max(self._next_slot, time.monotonic()) + 1 / self._settings.poll_budget_per_s
+            self._next_slot = max(self._next_slot, time.monotonic()) + self._sharers / self._settings.poll_budget_per_s
             self._start(live, lag=time.monotonic() - due).add_done_callback(lambda _: self._slots.release())
+
+    def shared_by(self, processes: int) -> None:
+        """The budget is for all processes together: each takes its part."""
+        self._sharers = processes
+
+    def pause(self, seconds: float) -> None:
+        """Ask nothing by the schedule for so long."""
+        self._next_slot = max(self._next_slot, time.monotonic() + seconds)
 
     async def poll(self, live: Live) -> tuple[Polled, bool]:
         """Ask upstream now, or share the asking under way: (its answer, whether it was shared).
@@ -152,6 +165,23 @@ class Poller:
         return live.polling
 
     async def _ask(self, live: Live, lag: float | None) -> Polled:
+        """Upstream's answer: asked for now, or by another process a moment ago."""
+        known = live.body.at if live.body is not None else 0.0
+        try:
+            while not await self._store.turn(live.key, self._settings.poll_max_age_s):
+                body = await self._store.body(live.key)
+                if body is not None and body.at != known:
+                    headers = list(body.headers)
+                    return Polled(200, headers, body.bytes, await self._told(live, body.bytes, headers, source="poll"))
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        except StoreUnavailable as error:
+            self._telemetry.emit([StoreFailed(self._clock(), "poll", error.message)])
+            raise
+        finally:
+            self._schedule(live, self._interval(live))
+        return await self._get(live, lag)
+
+    async def _get(self, live: Live, lag: float | None) -> Polled:
         began, at, before = time.monotonic(), self._clock(), live.response.status
         outcome: PollOutcome = "error"
         status, credential = 0, live.credential
@@ -211,6 +241,8 @@ class Poller:
     async def _denied(self, live: Live, status: int, credential: Headers | None) -> None:
         if status in _UNAUTHORISED:
             live.refused(credential)
+            if live.waits_for_owner:
+                await self._ledger.note_if_it_can(live)  # whoever hears from the owner may have it
         if status != 404:
             return
         now = time.monotonic()
@@ -223,7 +255,7 @@ class Poller:
         await self._ledger.end(live, outcome, source="poll")
 
     def _schedule(self, live: Live, delay_s: float) -> None:
-        if live.response.ended or live.response.pumped:
+        if not live.in_hand or live.response.pumped:
             return
         live.due = time.monotonic() + delay_s
         heapq.heappush(self._queue, (live.due, next(self._order), live))

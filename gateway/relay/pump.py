@@ -73,14 +73,14 @@ class Pump:
         numbering = Numbering(tail=response.tail, upstream=response.upstream_number, own=response.own_numbers)
         live.response = live.response.but(pumped=True)
         fruitless = 0
-        while not live.response.ended:
+        while live.in_hand:
             if answer is None:
                 answer = await self._attach_again(live, numbering, fruitless)
                 if answer is None:
                     return
             before = numbering.tail
             reason = await self._copy(live, answer, numbering)
-            if live.response.ended:
+            if not live.in_hand:
                 return
             self._telemetry.emit([UpstreamCut(self._clock(), live.response, reason)])
             answer = None
@@ -99,7 +99,7 @@ class Pump:
         reading = _Reading(Decoder(self._settings.event_limit_bytes))
         live.connected = live.reachable = True
         try:
-            while not live.response.ended:
+            while live.in_hand:
                 chunk = await self._chunk(answer, reading)
                 if chunk:
                     live.arrived_at = time.monotonic()
@@ -118,7 +118,8 @@ class Pump:
         except EventTooLarge:
             return "event_too_large"
         except Closed:
-            live.response = await self._store.get(live.key) or live.response
+            if live.in_hand:
+                self._ledger.learn(live, await self._store.get(live.key))
         except Gap as gap:
             numbering.tail = gap.tail
             live.response = live.response.but(tail=gap.tail)
@@ -144,7 +145,7 @@ class Pump:
 
     async def _log(self, live: Live, reading: "_Reading", numbering: Numbering, *, must: bool) -> None:
         """Place and append what was read. A store that is down is tried again: here if it `must`, else next time."""
-        while not live.response.ended:
+        while live.in_hand:
             try:
                 if reading.unlogged:
                     await self._ledger.receive(live, tuple(reading.unlogged))
@@ -191,13 +192,13 @@ class Pump:
         """An open stream after the last number; None where the poller has to go on, or the response has ended."""
         longest = self._settings.upstream_retry_max_s
         pause = min(_FIRST_RETRY_S * 2.0 ** min(fruitless, 16), longest) if fruitless else 0.0
-        while not live.response.ended:
+        while live.in_hand:
             await asyncio.sleep(pause)
             if numbering.own:
                 break
-            while live.credential is None and not live.response.ended:
+            while live.waits_for_owner and live.in_hand:
                 await live.change()
-            if live.response.ended:
+            if not live.in_hand:
                 return None
             pause = min(max(pause, _FIRST_RETRY_S) * 2, longest) * random.uniform(0.8, 1)
             began, credential = self._clock(), live.credential

@@ -5,8 +5,9 @@ without a task is in the poller's schedule. A task ends when the response has en
 response leaves the tracker when the store's ending write was made, whoever made it. What time does to responses is the
 clockwork's, which runs here.
 
-After a restart `recover` takes up what had not ended. What needs upstream's answer waits for a credential: the route's,
-or the next request of an owner (`heard_from`).
+What no process holds, after a restart or the death of another, is taken up (`leases`). What needs upstream's answer
+waits for a credential: the route's, or the next request of an owner (`heard_from`). A live response that another
+process holds is a guest here, for as long as clients ask this one about it: it is read from the store.
 """
 
 import asyncio
@@ -19,8 +20,8 @@ from typing import Any, TypeVar
 
 from gateway.config import Settings
 from gateway.domain.attempt import Attempt
-from gateway.domain.errors import StoreUnavailable
-from gateway.domain.facts import Observed, StoreFailed, TakenUp
+from gateway.domain.errors import StoreUnavailable, UpstreamError
+from gateway.domain.facts import Observed, StoreFailed
 from gateway.domain.headers import Headers
 from gateway.domain.lifecycle import died_with_the_process
 from gateway.domain.response import Response
@@ -28,6 +29,7 @@ from gateway.domain.websocket import Conversation
 from gateway.relay.attempts import Attempts, Begun
 from gateway.relay.clockwork import Clockwork
 from gateway.relay.creation import Creation
+from gateway.relay.leases import Leases
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
 from gateway.relay.poller import Poller
@@ -39,6 +41,7 @@ from gateway.telemetry.observers import Telemetry
 
 T = TypeVar("T")
 _AFTER_FAILURE_S = 1.0
+_LOOK_EVERY_S = 0.5
 _log = logging.getLogger("gateway")
 
 
@@ -63,8 +66,10 @@ class Tracker:
         self._followers: dict[asyncio.Task[Any], str] = {}
         self.live: dict[str, Live] = {}
         self.conversations: set[Conversation] = set()
-        self.ledger = Ledger(store, telemetry, clock, self._forget)
-        self.poller = Poller(settings, route, upstream, self.ledger, telemetry, clock, self.spawn)
+        self.guests: dict[str, Live] = {}
+        self.ledger = Ledger(store, telemetry, clock, self._forget, lambda live: self.leases.taken(live))
+        self.poller = Poller(settings, route, upstream, store, self.ledger, telemetry, clock, self.spawn)
+        self.leases = Leases(settings, route, store, self.ledger, self.poller, telemetry, clock, self)
         self._pump = Pump(settings, route, upstream, store, self.ledger, self.poller, telemetry, clock)
         self.attempts = Attempts(settings, store, self.live, telemetry, clock, self.spawn)
         refused = self.attempts.refused
@@ -77,6 +82,7 @@ class Tracker:
             telemetry,
             clock,
             self.live,
+            self.guests,
             self.conversations,
             lambda: self.followers,
             self.spawn,
@@ -91,6 +97,7 @@ class Tracker:
             (clockwork.purge, "purge"),
             (clockwork.probe, "probe"),
             (clockwork.measure, "measure"),
+            (self.leases.keep, "leases"),
         ):
             self.spawn(self._always(work, name), name)
 
@@ -108,7 +115,7 @@ class Tracker:
         """
         recorded = await self.attempts.record(response, attempt)
         if recorded.key != response.key:
-            self.heard_from(recorded.key, credential)
+            await self.heard_from(recorded, credential)
             return await self.attempts.join(recorded, attempt, request_id=response.request_id)
         live = Live(recorded, recorded.epoch, credential)
         self.live[live.key] = live
@@ -124,24 +131,55 @@ class Tracker:
         return live.response if live else found
 
     def held(self, response: Response) -> Live:
-        """The response in hand; one that is not, for a single write (an end that comes late)."""
-        return self.live.get(response.key) or Live(response)
+        """The response in hand. One that is not: a guest while it lives, else for a single write (a late end)."""
+        live = self.live.get(response.key)
+        if live is not None:
+            return live
+        # Whether it is stuck is for its holder to tell.
+        response = response.but(stuck=None, stuck_at=None)
+        if response.ended:
+            return Live(response)
+        guest = self.guests.get(response.key) or Live(response)
+        guest.response = guest.saved = response
+        if self._store.shared and len(self.guests) < self._settings.max_live:
+            self.guests[guest.key] = guest
+        return guest
 
-    def heard_from(self, key: str, credential: Headers) -> Live | None:
-        """An owner made a request: its credential is the newest. The live response, if this process holds it."""
-        live = self.live.get(key)
+    async def heard_from(self, response: Response, credential: Headers) -> Live | None:
+        """An owner made a request: its credential is the newest. None where there is nothing to do for the response."""
+        credential = self._route.credential or credential  # empty where upstream asks for none
+        live = self.live.get(response.key)
         if live is None:
-            return None
+            if response.ended or not self._store.shared:
+                return None
+            taken = await self.leases.claim(response, credential) if response.waiting else None
+            if taken is not None:
+                return taken
+            live = self.held(response)
         waited = live.credential is None
-        live.heard(self._route.credential or credential)  # empty where upstream asks for none
+        live.heard(credential)
         if waited and live.credential is not None:
             self._take_up(live)
         return live
 
+    async def change(self, live: Live) -> None:
+        """Wait until a response has changed, or may have: of what another process holds the store is asked."""
+        if live.in_hand or live.response.ended:
+            await live.change()
+            return
+        await asyncio.sleep(_LOOK_EVERY_S)
+        live.response = await self._store.get(live.key) or live.response
+        live.body = await self._store.body(live.key) or live.body
+        asked_at = live.body.at if live.body is not None else 0.0
+        overdue = abs(self._clock() - asked_at) > self._settings.poll_waiting_s
+        if overdue and not live.response.pumped and not live.response.ended and live.credential is not None:
+            with contextlib.suppress(UpstreamError):
+                await self.poller.poll(live)
+
     @asynccontextmanager
     async def reading(self, key: str) -> AsyncIterator[None]:
         """While this is open, a client waits for the answer or follows the log: the response does not linger."""
-        live, task = self.live.get(key), _this_task()
+        live, task = self.live.get(key) or self.guests.get(key), _this_task()
         if live is None:
             yield
             return
@@ -177,7 +215,7 @@ class Tracker:
 
     def count(self, key: str, **increments: int) -> None:
         """Count what happened to a live response; one that has ended is counted in the metrics alone."""
-        if live := self.live.get(key):
+        if live := self.live.get(key) or self.guests.get(key):
             live.count(**increments)
 
     def picked_up(self, response: Response, by: Observed) -> None:
@@ -199,24 +237,8 @@ class Tracker:
         return await self._clockwork.purge_once()
 
     async def recover(self) -> None:
-        """Take up what had not ended when the last process stopped."""
-        held = [response async for response in self._store.orphans()]
-        for response in held:
-            lease = await self._store.claim(response.key)
-            if lease is None:
-                continue
-            body = await self._store.body(response.key)
-            live = Live(response, lease.epoch, self._route.credential, body=body, created=True)
-            self.live[live.key] = live
-            if ending := died_with_the_process(response, self._clock()):
-                await self.ledger.end(live, ending, source="recovery")
-                how = "ended"
-            elif live.credential is None:
-                how = "waits_for_owner"
-            else:
-                how = "pumped" if self._resumable(live) else "polled"
-                self._take_up(live, spread_s=len(held) / self._settings.poll_budget_per_s)
-            self._telemetry.emit([TakenUp(self._clock(), live.response, how)])
+        """Take up what no process holds. Raises `StoreUnavailable`."""
+        await self.leases.begin()
 
     async def stop(self) -> None:
         """End every task and write down what is not yet. Responses that run upstream stay live in the store."""
@@ -229,25 +251,42 @@ class Tracker:
                 with contextlib.suppress(StoreUnavailable):
                     await self.ledger.end(live, ending, source="shutdown")
             await self._clockwork.write(live)
+        with contextlib.suppress(StoreUnavailable):
+            await self.leases.resign()
 
     def cut_background_readers(self) -> None:
         """Shutdown: readers of what goes on upstream come back later, to another process; held polls are answered."""
         for task, key in tuple(self._followers.items()):
-            live = self.live.get(key)
+            live = self.live.get(key) or self.guests.get(key)
             if live is not None and live.response.mode.background:
                 task.cancel()
         for live in self.live.values():
             live.changed()
 
+    def take_up(self, live: Live, *, spread_s: float = 0.0) -> str:
+        """Go on with a response that nobody held: pumped, polled, or waits_for_owner."""
+        live.wait()
+        if live.waits_for_owner:
+            return "waits_for_owner"
+        self._take_up(live, spread_s=spread_s)
+        return live.response.mode_now
+
     def _take_up(self, live: Live, *, spread_s: float = 0.0) -> None:
         live.changed()
-        if live.task is not None:
+        if live.task is not None or not live.in_hand:
             return
         if self._resumable(live):
             live.response = live.response.but(pumped=True)
             live.task = self.spawn(self._working(live, self._pump.run(live, None)), f"response {live.key}")
         else:
             self.poller.take(live, spread_s=spread_s)
+
+    def let_go(self, live: Live) -> None:
+        """Another process has it now, or may have it: it is a guest here, for whoever still waits for it."""
+        live.epoch = None
+        live.response = live.response.but(stuck=None, stuck_at=None)
+        self._forget(live)
+        live.changed()
 
     def _resumable(self, live: Live) -> bool:
         return live.response.pumped and not live.response.own_numbers
@@ -279,7 +318,9 @@ class Tracker:
 
     def _forget(self, live: Live) -> None:
         """It has ended. Where somebody else than its own task ended it, that task has nothing left to wait for."""
-        self.live.pop(live.key, None)
+        for held in (self.live, self.guests):
+            if held.get(live.key) is live:
+                del held[live.key]
         if live.task is not None and live.task is not asyncio.current_task():
             live.task.cancel()
 

@@ -172,7 +172,8 @@ class Store(Protocol):
     async def change(self, key: str, change: Change, *, epoch: int | None, body: Body | None = None) -> bool:
         """Apply a change, with a newer body if there is one. False: nothing was changed. Raises `Fenced`.
 
-        Without an epoch, which is whoever does not hold it, no fields are changed: they are the holder's to tell.
+        Without an epoch, which is whoever does not hold it, fields stay as they are, for the holder to tell; but
+        `token_open` is everybody's.
 
         A change that is made `once` is not made where its count is above 0 already: of all who try, one gets True.
         Of a response that has ended only counts and co-owners change: what a slower writer still thinks is not taken.
@@ -221,7 +222,7 @@ class Store(Protocol):
     async def claim(self, key: str) -> Lease | None:
         """Hold a response that nobody holds, or again what this process does. None: another living process does.
 
-        One that is stuck for want of its owner (`Stuck.WAITS_FOR_OWNER`) goes to whoever has heard from the owner.
+        One that is `waiting` for its owner goes to whoever has heard from the owner, whoever holds it.
         """
 
     async def release(self, key: str, *, epoch: int) -> None:

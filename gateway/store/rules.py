@@ -14,12 +14,13 @@ from gateway.domain.attempt import JOIN_S, Attempt, Fate
 from gateway.domain.errors import IdempotencyKeyReused
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
-from gateway.domain.response import Body, Change, Ending, Response, Stuck
+from gateway.domain.response import Body, Change, Ending, Response
 from gateway.store.port import Closed, End, Fenced, Gap, Lease, Refused
 
 CO_OWNERS = 64
 """A response keeps as many; the oldest goes first, and can prove itself again."""
 LAST_POSITION = 2**63 - 1
+_ANYBODYS = frozenset({"token_open"})
 
 Alias = tuple[str, str, str]
 """(route, response id, owner): one name under which a record is found."""
@@ -144,7 +145,8 @@ def change(state: State, change: Change, *, epoch: int | None, body: Body | None
     if entry.response.ended:
         change, body = dataclasses.replace(change, fields={}), None
     elif epoch is None:
-        change = dataclasses.replace(change, fields={})
+        fields = {name: value for name, value in change.fields.items() if name in _ANYBODYS}
+        change = dataclasses.replace(change, fields=fields)
     if change.once is not None and getattr(entry.response.counts, change.once):
         return state, False
     if "ending" in change.fields:
@@ -203,7 +205,7 @@ def claim(state: State, key: str, holder: str, *, living: bool) -> tuple[State, 
     response = state.entry.response
     if state.hold == holder:
         return state, Lease(key, response.epoch)
-    if state.hold is not None and living and response.stuck is not Stuck.WAITS_FOR_OWNER:
+    if state.hold is not None and living and not response.waiting:
         return state, None
     entry = replace(state.entry, response=response.but(epoch=response.epoch + 1))
     return replace(state, entry=entry, hold=holder), Lease(key, entry.response.epoch)

@@ -137,9 +137,17 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         names.TAKEN_UP,
         "counter",
-        "Live responses that were taken up after a restart.",
+        "Live responses that no process held and that were taken up.",
         {"how": ("pumped", "polled", "waits_for_owner", "ended")},
     ),
+    Metric(
+        names.LET_GO,
+        "counter",
+        "Live responses that went to another process, or were left for one.",
+        {"how": ("taken", "handed_over")},
+    ),
+    Metric(names.UNHELD, "gauge", "Live responses of the store that no process holds; every process shows the same."),
+    Metric(names.PROCESSES, "gauge", "Processes that live on the store; every process shows the same."),
     Metric(names.STUCK, "gauge", "Responses that should move and do not, by reason.", {"reason": _REASONS}),
     Metric(names.BECAME_STUCK, "counter", "Times that a response became stuck.", {"reason": _REASONS}),
     Metric(names.RECOVERED, "counter", "Times that a stuck response moved again, or ended.", {"reason": _REASONS}),

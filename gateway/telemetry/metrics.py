@@ -48,6 +48,7 @@ class Metrics:
             facts.UpstreamCut: lambda f: self._inc(names.CUTS, f.reason),
             facts.Reattached: lambda f: self._inc(names.REATTACHES, f.outcome),
             facts.TakenUp: lambda f: self._inc(names.TAKEN_UP, f.how),
+            facts.LetGo: lambda f: self._inc(names.LET_GO, f.how),
             facts.Appended: self._appended,
             facts.UpstreamPolled: self._upstream_polled,
             facts.ClientPolled: lambda f: self._inc(names.CLIENT_POLLS, f.outcome, f.served),

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from gateway.domain import facts
 from gateway.domain.continuation import CursorForm
+from gateway.domain.errors import CLIENT_LEFT
 from gateway.domain.identifiers import identifier
 from gateway.domain.response import Response, Status
 from gateway.telemetry import names
@@ -81,7 +82,7 @@ def _request_served(fact: facts.RequestServed) -> Sequence[Span]:
     if response is None or caller is None:
         return ()
     route = f"{names.PREFIX}{fact.route}"
-    left = fact.status == facts.CLIENT_LEFT
+    left = fact.status == CLIENT_LEFT
     attributes: dict[str, Value] = {
         names.HTTP_METHOD: fact.method,
         names.HTTP_ROUTE: route,

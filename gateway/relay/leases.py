@@ -1,0 +1,160 @@
+"""Leases: which live responses this process holds, and how they change hands between the processes of one store.
+
+Theory of operation. A process lives for as long as it says so (`beat`). What no living process holds is an orphan: its
+holder was killed, or cut off for too long, or has let go of it; or it is what this process's predecessor left. So a
+restart and a takeover are one thing: whoever claims an orphan takes it up where its record and its log end. One that
+waits for its owner goes to whoever hears from the owner, whoever holds it.
+
+What this process holds no more, because it was away for too long or because another has ended it, it learns with its
+next heartbeat, or earlier by a write that is refused; then it lets go. Nothing that it still believes gets written: its
+epoch is old. Run by the tracker.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.config import Settings
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.facts import LetGo, TakenUp
+from gateway.domain.headers import Headers
+from gateway.domain.lifecycle import died_with_the_process
+from gateway.domain.response import Response
+from gateway.relay.ledger import Ledger
+from gateway.relay.live import Live
+from gateway.relay.poller import Poller
+from gateway.relay.routing import Route
+from gateway.store.port import Store
+from gateway.telemetry.observers import Telemetry
+
+_AT_ONCE = 50
+_BEATS = 10  # in the time of a lease: one that is late, or lost on its way, ends none
+
+
+class Hands(Protocol):
+    """The tracker's: what is in hand."""
+
+    live: dict[str, Live]
+
+    def take_up(self, live: Live, *, spread_s: float = 0.0) -> str:
+        """Go on with a response: how it is followed from now on."""
+
+    def let_go(self, live: Live) -> None:
+        """Another process has it now, or may have it."""
+
+
+class Leases:
+    """Takes and gives responses. `clock` gives unix seconds. `orphans`: how many nobody held at the last look."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        route: Route,
+        store: Store,
+        ledger: Ledger,
+        poller: Poller,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        hands: Hands,
+    ) -> None:
+        self._settings = settings
+        self._route = route
+        self._store = store
+        self._ledger = ledger
+        self._poller = poller
+        self._telemetry = telemetry
+        self._clock = clock
+        self._hands = hands
+        self._beat_s = settings.lease_s / _BEATS
+        self.processes = 1
+        self.orphans = 0
+
+    async def begin(self) -> None:
+        """Live, and take up what nobody holds. Raises `StoreUnavailable`."""
+        await self._beat()
+        if self.processes > 1:
+            # Until the others have heard of this process, they use the whole budget of polls.
+            self._poller.pause(2 * self._beat_s)
+        await self._adopt()
+
+    async def keep(self) -> None:
+        """Live on, and take up what others leave, again and again. With a store of one's own nobody leaves anything."""
+        while self._store.shared:
+            await asyncio.sleep(self._beat_s)
+            await self._beat()
+            await self._adopt()
+        await asyncio.Event().wait()
+
+    async def claim(self, response: Response, credential: Headers | None, *, spread_s: float = 0.0) -> Live | None:
+        """Hold a response and go on with it; None where another process holds it. Raises `StoreUnavailable`."""
+        lease = await self._store.claim(response.key)
+        found = await self._store.get(response.key) if lease is not None else None
+        if lease is None or found is None or found.ended or response.key in self._hands.live:
+            return None
+        body = await self._store.body(response.key)
+        live = Live(found, lease.epoch, credential or self._route.credential, body=body, created=True)
+        self._hands.live[live.key] = live
+        if ending := died_with_the_process(found, self._clock()):
+            await self._ledger.end(live, ending, source="recovery")
+            how = "ended"
+        else:
+            how = self._hands.take_up(live, spread_s=spread_s)
+            await self._ledger.note_if_it_can(live)
+        self._telemetry.emit([TakenUp(self._clock(), live.response, how)])
+        return live
+
+    async def hand_over(self) -> None:
+        """This process stops: what goes on upstream is left to others, at once."""
+        if not self._store.shared:
+            return
+        going_on = [live for live in self._hands.live.values() if died_with_the_process(live.response, 0.0) is None]
+        for start in range(0, len(going_on), _AT_ONCE):
+            await asyncio.gather(*map(self._hand_over, going_on[start : start + _AT_ONCE]))
+
+    async def resign(self) -> None:
+        """This process holds nothing any more. Raises `StoreUnavailable`."""
+        await self._store.renew(0)
+
+    def taken(self, live: Live) -> None:
+        """Another process holds it by now."""
+        if live.in_hand:
+            self._let_go(live, "taken")
+
+    async def _hand_over(self, live: Live) -> None:
+        await self._ledger.note_if_it_can(live)
+        epoch = live.epoch
+        if not live.in_hand or epoch is None:
+            return
+        self._let_go(live, "handed_over")
+        # Where the store cannot be told, the others find it when this process has stopped to live.
+        with contextlib.suppress(StoreUnavailable):
+            await self._store.release(live.key, epoch=epoch)
+
+    async def _beat(self) -> None:
+        pulse = await self._store.renew(self._settings.lease_s)
+        self.processes = pulse.processes
+        self._poller.shared_by(pulse.processes)
+        for key in pulse.news:
+            live = self._hands.live.get(key)
+            if live is None:
+                continue
+            found = await self._store.get(key)
+            if found is None or found.ended:
+                self._ledger.learn(live, found)
+            elif found.epoch != live.epoch:
+                self.taken(live)
+
+    async def _adopt(self) -> None:
+        orphans = [one async for one in self._store.orphans() if one.key not in self._hands.live]
+        self.orphans = len(orphans)
+        random.shuffle(orphans)  # each process another part of them first
+        spread_s = len(orphans) / self._settings.poll_budget_per_s
+        for start in range(0, len(orphans), _AT_ONCE):
+            some = orphans[start : start + _AT_ONCE]
+            await asyncio.gather(*(self.claim(one, None, spread_s=spread_s) for one in some))
+
+    def _let_go(self, live: Live, how: str) -> None:
+        self._hands.let_go(live)
+        self._telemetry.emit([LetGo(self._clock(), live.response, how)])
