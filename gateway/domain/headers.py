@@ -30,6 +30,8 @@ _NOT_TO_CLIENT = HOP_BY_HOP | {"set-cookie", "alt-svc"}
 CREDENTIALS = frozenset({"authorization", "api-key"})
 """The headers that say who pays: what the gateway keeps, in memory, to speak to upstream about a response."""
 SCOPE = frozenset({"openai-organization", "openai-project"})
+_BETA = "openai-beta"
+_BETA_CHARACTERS = 256
 _KEPT_WITH_SNAPSHOT = ("content-type", "x-request-id", "openai-", "x-ms-")
 
 
@@ -46,6 +48,18 @@ def to_client(headers: Iterable[tuple[str, str]], *, drop: frozenset[str] = froz
 def credential(headers: Iterable[tuple[str, str]]) -> Headers:
     """The headers with which upstream will answer for this caller: credential, organisation, project."""
     return [(name, value) for name, value in headers if name.lower() in CREDENTIALS | SCOPE]
+
+
+def beta(headers: Iterable[tuple[str, str]]) -> str | None:
+    """Which betas of upstream's a request takes part in: what is asked about its response has to say so, too."""
+    said = ",".join(value.strip() for name, value in headers if name.lower() == _BETA)
+    return said if said and len(said) <= _BETA_CHARACTERS and said.isascii() else None
+
+
+def asking(credential: Iterable[tuple[str, str]] | None, beta: str | None, accept: str) -> Headers:
+    """The headers of a request that the gateway makes of its own for a response."""
+    betas = [("OpenAI-Beta", beta)] if beta else []
+    return [*(credential or ()), *betas, ("Accept", accept), ("Accept-Encoding", "identity")]
 
 
 def kept_with_snapshot(headers: Iterable[tuple[str, str]]) -> Headers:

@@ -133,7 +133,8 @@ class Response(Struct, frozen=True):
     whoever made the create was there to be told of it, on the create's own connection. `content`: what was asked, where
     it is captured; `service_tier`: the one that was used; `output_types`: the kinds of items in the final output;
     `previous_trace`: that of the response which this one goes on from, where it is the same owner's. `path` and `query`
-    are those of the create, upstream's side: retrieving it is `GET {path}/{response_id}?{query}`. `tail` is the last
+    are those of the create, upstream's side: retrieving it is `GET {path}/{response_id}?{query}`, with the header
+    `OpenAI-Beta: {beta}` where the create had one. `tail` is the last
     position of its log (-1: empty) and belongs to the store.
 
     A struct of msgspec's, as it is copied at every turn: that takes half a microsecond, a dataclass takes fifteen.
@@ -147,6 +148,7 @@ class Response(Struct, frozen=True):
     trace: Trace
     path: str = "/responses"
     query: str = ""
+    beta: str | None = None
     epoch: int = 0
 
     response_id: str | None = None

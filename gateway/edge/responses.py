@@ -8,13 +8,14 @@ nobody but the owner gets as far as upstream.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
 from gateway.domain.continuation import Cursor, CursorForm, read_cursor
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.facts import Cancelled, StoreFailed, TokenRedeemed
-from gateway.domain.headers import credential
+from gateway.domain.headers import beta, credential
 from gateway.domain.lifecycle import give_up
 from gateway.domain.response import Ending, Response
 from gateway.domain.snapshot import read_snapshot
@@ -32,7 +33,7 @@ from gateway.relay.upstream import Answer, Call
 _ENCODING = frozenset({"accept-encoding"})
 _IDENTITY = ("Accept-Encoding", "identity")
 ANSWERED_HERE = frozenset({"stream", "starting_after", "api-version", "include_obfuscation"})
-"""Query fields of a retrieve; any other asks for something that a stored snapshot may not show."""
+"""Query fields of a retrieve; any other that the create did not have asks for what a snapshot may not show."""
 
 Told = Callable[[Context, web.Request, Response, Answer, bytes], Awaitable[None]]
 
@@ -53,7 +54,7 @@ async def retrieve(context: Context, request: web.Request, target: Target) -> we
     streamed = asks_for_stream(request)
     if streamed and response.logged:
         return await stream_log(context, request, target, response, live)
-    if streamed or request.query.keys() - ANSWERED_HERE:
+    if streamed or not _asks_for_no_more(request, response):
         return await _ask(context, request, target, response, _observed)
     redeem_by_poll(context, target, live)
     answer = await polling.poll(context, request, response, live)
@@ -101,6 +102,13 @@ async def stream_log(
         _redeem(context, live, "resume", cursor.form)
     kind = "replay" if cursor.form is CursorForm.NONE else "resume"
     return await stream.serve(context, request, response, cursor, kind=kind, headers=headers)  # type: ignore[arg-type]
+
+
+def _asks_for_no_more(request: web.Request, response: Response) -> bool:
+    """The gateway's own polls, which say what the create said, ask for all that this one does."""
+    said = set(parse_qsl(response.query, keep_blank_values=True))
+    more = {name for name, value in request.query.items() if (name, value) not in said}
+    return more <= ANSWERED_HERE and beta(request.headers.items()) in (None, response.beta)
 
 
 def _cursor(request: web.Request, target: Target) -> Cursor:

@@ -20,7 +20,7 @@ from typing import Any
 from gateway.config import Settings
 from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError
 from gateway.domain.facts import Cancelled, PollOutcome, StoreFailed, UpstreamPolled
-from gateway.domain.headers import Headers, first
+from gateway.domain.headers import Headers, asking, first
 from gateway.domain.lifecycle import give_up
 from gateway.domain.response import Ending
 from gateway.domain.snapshot import read_snapshot
@@ -144,7 +144,9 @@ class Poller:
         """
         began, at = time.monotonic(), self._clock()
         credential = live.credential
-        call = Call("POST", cancel_url(self._route, live.response), _headers(credential))
+        call = Call(
+            "POST", cancel_url(self._route, live.response), asking(credential, live.response.beta, "application/json")
+        )
         status, headers, body = await self._fetch(call)
         self._telemetry.emit([Cancelled(at, live.response, status, time.monotonic() - began)])
         outcome: PollOutcome = "error"
@@ -188,7 +190,11 @@ class Poller:
         live.count(upstream_polls=1)
         retry_after = 0.0
         try:
-            call = Call("GET", retrieve_url(self._route, live.response), _headers(credential))
+            call = Call(
+                "GET",
+                retrieve_url(self._route, live.response),
+                asking(credential, live.response.beta, "application/json"),
+            )
             status, headers, body = await self._fetch(call)
             live.reachable = 200 <= status < 300 or status in _SAYS_SOMETHING
             retry_after = retry_after_s(headers)
@@ -311,10 +317,6 @@ def _number(text: str) -> float:
 def _payer(credential: Headers | None) -> _Payer:
     """Whom a 429 slows: everybody whose polls go out with this credential."""
     return frozenset((name.lower(), value) for name, value in credential or ())
-
-
-def _headers(credential: Headers | None) -> Headers:
-    return [*(credential or ()), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
 
 
 def _done(live: Live) -> None:

@@ -23,6 +23,7 @@ from gateway.config import Settings
 from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError
 from gateway.domain.events import ERROR, Event, Numbering, same_event, skipped
 from gateway.domain.facts import Contradicted, NumbersSkipped, Reattached, StoreFailed, UpstreamCut
+from gateway.domain.headers import asking
 from gateway.domain.lifecycle import failed_by_error_event, give_up
 from gateway.domain.response import Ending
 from gateway.domain.sse import Decoder, EventTooLarge, Frame
@@ -228,7 +229,7 @@ class Pump:
     async def _ask(self, live: Live, tail: int) -> Answer | None:
         after = tail if tail >= 0 else None
         url = retrieve_url(self._route, live.response, stream=True, stream_after=after)
-        headers = [*(live.credential or ()), ("Accept", "text/event-stream"), ("Accept-Encoding", "identity")]
+        headers = asking(live.credential, live.response.beta, "text/event-stream")
         try:
             return await self._upstream.send(Call("GET", url, headers), total_s=self._settings.poll_timeout_s)
         except GatewayError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.simulator import control, elsewhere, responses, websocket
+from gateway.simulator import control, elsewhere, responses, shelf, websocket
 from gateway.simulator.answers import ApiError, add_headers
 from gateway.simulator.scenarios import Cut
 from gateway.simulator.seen import Seen, with_path
@@ -46,7 +46,8 @@ class Simulator:
         app = web.Application(middlewares=[self._judge], client_max_size=_MAX_BODY_BYTES)
         app[WORLD] = self._world
         for prefix in _PREFIXES:
-            for (method, path), handler in (responses.ROUTES | websocket.ROUTES | elsewhere.ROUTES).items():
+            routes = responses.ROUTES | websocket.ROUTES | elsewhere.ROUTES | shelf.ROUTES
+            for (method, path), handler in routes.items():
                 app.router.add_route(method, prefix + path, handler)
         for (method, path), handler in control.ROUTES.items():
             app.router.add_route(method, control.PREFIX + path, handler)

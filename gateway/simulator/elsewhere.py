@@ -10,7 +10,7 @@ from aiohttp import web
 from gateway.simulator import content
 from gateway.simulator.answers import ApiError, json_answer
 from gateway.simulator.items import Json
-from gateway.simulator.responses import json_body
+from gateway.simulator.requests import json_body
 from gateway.simulator.script import model_snapshot
 from gateway.simulator.world import WORLD
 

@@ -37,6 +37,11 @@ class Plan:
         return self.request.get("store") is not False
 
     @property
+    def multi_agent(self) -> bool:
+        """Created with `multi_agent`, in the beta of that: events and items name their agent."""
+        return self.request.get("multi_agent") is not None
+
+    @property
     def end_s(self) -> float:
         """The age at which it ends; infinite for one that never does."""
         return self.scenario.queue_s + self.scenario.duration_s + self.scenario.silence_s

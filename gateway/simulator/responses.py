@@ -3,32 +3,19 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 
-import msgspec
 from aiohttp import web
 
 from gateway.simulator import content
 from gateway.simulator.answers import ApiError, json_answer, not_found, refused
 from gateway.simulator.items import Json, item_id
+from gateway.simulator.requests import json_body, page_of
 from gateway.simulator.scenarios import Ask, Scenario, choose
 from gateway.simulator.script import response_at, usage
 from gateway.simulator.streaming import attached, break_connection, send_events
 from gateway.simulator.world import OWNER, STREAM_WINDOW_S, WORLD, Interrupted, Record, World
 
+BETA = "responses_multi_agent=v1"
 FINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
-
-
-async def json_body(request: web.Request) -> Json:
-    """The request's JSON object. Raises ApiError 400 if it is none."""
-    try:
-        body = msgspec.json.decode(await request.read())
-    except msgspec.DecodeError as error:
-        raise ApiError(
-            400,
-            f"We could not parse the JSON body of your request. ({error})",
-        ) from None
-    if not isinstance(body, dict):
-        raise ApiError(400, "The JSON body of your request is not an object.")
-    return body
 
 
 def _found(request: web.Request) -> Record:
@@ -36,7 +23,16 @@ def _found(request: web.Request) -> Record:
     record = request.app[WORLD].find(response_id, request[OWNER])
     if record is None:
         raise not_found(response_id)
+    if record.plan.multi_agent:
+        _check_beta(request)
     return record
+
+
+def _check_beta(request: web.Request) -> None:
+    """Raise ApiError 400 unless a request is one of the multi-agent beta, which a response of it needs for ever."""
+    if BETA not in request.headers.get("OpenAI-Beta", "") or request.query.get("beta") != "true":
+        message = f"Unknown parameter: 'multi_agent'. It needs beta=true and the header OpenAI-Beta: {BETA}."
+        raise ApiError(400, message, param="multi_agent", code="unknown_parameter")
 
 
 def _shown(world: World, record: Record) -> Json:
@@ -55,6 +51,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     if body.get("background") is True and body.get("stream") is True and not scenario.streams_background:
         raise ApiError(400, "Background responses cannot be streamed.", param="stream")
     _check_window(body)
+    if body.get("multi_agent") is not None:
+        _check_beta(request)
     record = world.create(body, scenario, request[OWNER])
     try:
         return await _answer(world, record, request)
@@ -194,27 +192,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
 async def input_items(request: web.Request) -> web.StreamResponse:
     """GET /responses/{id}/input_items, newest first unless `order=asc`, in pages of `limit` after the item `after`."""
     record = _found(request)
-    items = _input_as_items(record)
-    if request.query.get("order", "desc") != "asc":
-        items.reverse()
-    limit = request.query.get("limit", "20")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 100:
-        raise ApiError(400, f"Invalid 'limit': expected 1 to 100, but got {limit!r}.", param="limit")
-    after = request.query.get("after")
-    ids = [item["id"] for item in items]
-    if after is not None and after not in ids:
-        raise ApiError(400, f"Item with id '{after}' not found.", param="after")
-    rest = items if after is None else items[ids.index(after) + 1 :]
-    page = rest[: int(limit)]
-    return json_answer(
-        {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
-            "has_more": len(rest) > len(page),
-        }
-    )
+    return json_answer(page_of(_input_as_items(record), request.query))
 
 
 def _input_as_items(record: Record) -> list[Json]:

@@ -80,6 +80,8 @@ def _timeline(plan: Plan) -> Iterator[tuple[float, Json]]:
     items = build(plan)
     opening = _opening(plan)
     body = _obfuscated(plan, [event for item in items for event in item.events])
+    if plan.multi_agent:
+        body = [{**event, "agent": {"agent_name": "/root"}} for event in body]
     if scenario.status == "failed":
         body = body[: max(0, scenario.after - len(opening))]
     yield from opening

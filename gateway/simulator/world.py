@@ -61,6 +61,15 @@ class Record:
         self.changed.clear()
 
 
+@dataclass(slots=True, eq=False)
+class Kept:
+    """What is kept that is no response: its object as it is shown, whose it is, and what is listed under it."""
+
+    shown: dict[str, Any]
+    owner: str
+    items: list[dict[str, Any]] = field(default_factory=list)
+
+
 class Interrupted(Exception):
     """A connection that gets no more: it is to be cut (`how`), or its client has gone (`how` is None)."""
 
@@ -82,6 +91,7 @@ class World:
         self.outage: Outage = None
         self.seen = SeenLog()
         self.records: dict[str, Record] = {}
+        self.kept: dict[str, Kept] = {}
         self.sockets: set[web.WebSocketResponse] = set()
         self._clock = clock
         self._skipped_s = 0.0
