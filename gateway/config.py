@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, SecretStr, Validatio
 from gateway import config_reading as reading
 from gateway import config_writing as writing
 from gateway.config_reading import Address, Price, SettingsError
+from gateway.config_store import StoreUrl
 from gateway.config_types import Bytes, Conflict, Count, Listen, Pause, Prices, Seconds, SecondsByModel, Secret, plain
 
 __all__ = [
@@ -67,11 +68,14 @@ class Settings(BaseModel):
     ticket_s: Annotated[float, PlainValidator(reading.short)] = 300.0
     """A ticket, which stands for a credential in a browser's URL, begins connections for this long; a day at most."""
 
-    store: Annotated[str, PlainValidator(reading.store_url)] = "sqlite:///responses.db"
-    """Where responses and their logs are kept: sqlite:///file.db, sqlite:////absolute/file.db or memory://."""
+    store: Annotated[StoreUrl, PlainValidator(StoreUrl.parse)] = StoreUrl("sqlite:///responses.db")
+    """Where responses and their logs are kept: sqlite:///file.db, redis://host:6379/0 (which others share) or memory://."""
     # A killed process is what happens daily, and costs no sync per commit to survive.
     durability: Literal["process", "fsync"] = "process"
-    """What acknowledged events survive: process (a killed process) or fsync (also a power cut, slower)."""
+    """What acknowledged events survive in a file: process (a killed process) or fsync (also a power cut, slower)."""
+    # A server that is alive answers in milliseconds; one that is failed over takes seconds.
+    store_timeout_s: Seconds = 5.0
+    """Redis counts as down when it has not answered for this long."""
     # For trying things out: hours of it, on any machine.
     memory_limit_bytes: Bytes = 2**30
     """Most that memory:// keeps; beyond it the oldest responses that have ended go first."""
@@ -265,11 +269,6 @@ class Settings(BaseModel):
             both = f"tombstone_s ({self.tombstone_s:.15g}) to be at least retention_s ({self.retention_s:.15g})"
             raise Conflict(("tombstone_s", "retention_s"), f"expected {both}")
         return self
-
-    @property
-    def store_path(self) -> Path | None:
-        """The SQLite file, or None for the memory store."""
-        return None if self.store == "memory://" else Path(self.store.removeprefix("sqlite:///"))
 
     def public(self) -> dict[str, Any]:
         """All settings as JSON values for people to read; a secret that is set is `***`."""

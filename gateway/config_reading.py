@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from gateway.config_store import without_password
+
 T = TypeVar("T")
 
 PREFIX: Final = "GATEWAY_"
@@ -192,17 +194,6 @@ def base_url(value: object) -> str:
     return urlunsplit(parts._replace(path=parts.path.rstrip("/")))
 
 
-def store_url(value: object) -> str:
-    """`memory://` or the URL of an SQLite file: `sqlite:///relative.db`, `sqlite:////absolute.db`."""
-    known = "sqlite:///file.db (sqlite:////absolute/file.db) or memory://"
-    if re.match(r"(rediss?|valkeys?)\b", str(value)):
-        raise ValueError(f"Redis is not supported yet; expected {known}")
-    path = str(value).removeprefix("sqlite:///")
-    if value != "memory://" and (path in (value, "", ":memory:") or path.endswith("/") or "\0" in path):
-        raise ValueError(f"expected {known}")
-    return str(value)
-
-
 def credential(value: object) -> str:
     """A secret that fits into a header: a line break from a mangled file is found here, not in a request."""
     if not (isinstance(value, str) and re.fullmatch(r"[!-~]+", value)):
@@ -220,7 +211,7 @@ class Given:
 
     def place(self, *, secret: bool) -> str:
         """The place on one line, with the value cut at 100 characters; of a secret or a password in a URL, `***`."""
-        shown = "***" if secret else re.sub("//.*@", "//***@", json.dumps(self.value, default=str))
+        shown = "***" if secret else without_password(json.dumps(self.value, default=str))
         return f"{self.before}{shown if len(shown) <= 100 else shown[:97] + '...'}{self.after}"
 
 

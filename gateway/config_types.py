@@ -9,6 +9,7 @@ from pydantic import PlainValidator, SecretStr
 
 from gateway import config_reading as reading
 from gateway.config_reading import Address, Price
+from gateway.config_store import StoreUrl
 
 
 def _secret(value: object) -> SecretStr | None:
@@ -44,4 +45,6 @@ def plain(value: Any) -> Any:
         return "***"
     if isinstance(value, tuple):
         return {name: plain(one) for name, one in value} if value and isinstance(value[0], tuple) else list(value)
+    if isinstance(value, StoreUrl):
+        return value.shown
     return str(value) if isinstance(value, Address | Price) else value

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis_server
 from aiohttp.test_utils import TestServer
 from running import QUICK, Recorder, Running, Upstream
 
@@ -33,9 +34,11 @@ async def parts() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Every store in turn, as the setting `store` names it."""
+    if request.param == "redis":
+        return redis_server.url_for(tmp_path)
     return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/responses.db"
 
 

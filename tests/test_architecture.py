@@ -13,6 +13,7 @@ FLOORS = ["config", "domain", "telemetry", "store", "relay", "edge", "top"]
 FLOOR_OF = {
     **{floor: floor for floor in FLOORS},
     "config_reading": "config",
+    "config_store": "config",
     "config_types": "config",
     "config_writing": "config",
     "": "config",
@@ -27,6 +28,7 @@ VENDORS = {
     "opentelemetry": {"telemetry"},
     "prometheus_client": {"telemetry.series"},
     "structlog": {"telemetry.logs", "telemetry.rendering"},
+    "redis": {"store"},
     "sqlite3": {"store"},
     "pydantic": {"config"},
     "uvloop": {"top"},
@@ -122,9 +124,9 @@ def users_of(*names: str) -> set[str]:
     return {name_of(path) for path in MODULES for used, _ in calls(path) if used in names}
 
 
-def test_tasks_are_started_by_the_tracker_alone() -> None:
+def test_tasks_are_started_by_the_tracker_alone_and_where_a_server_is_listened_to() -> None:
     started = users_of("create_task", "ensure_future", "TaskGroup")
-    assert {name for name in started if floor_of(name) != "top"} <= {"relay.tracker"}
+    assert {name for name in started if floor_of(name) != "top"} <= {"relay.tracker", "store.redis_link"}
 
 
 def test_the_environment_is_read_by_the_settings_alone() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from gateway import config, config_writing
 from gateway.config import Address, Price, Settings, SettingsError, add_flags, flags_of, load
+from gateway.config_store import RedisUrl
 
 ROOT = Path(__file__).parents[1]
 FIELDS = Settings.model_fields
@@ -187,9 +188,36 @@ def test_an_address_is_host_and_port_and_knows_whether_only_this_machine_reaches
 
 
 def test_a_store_is_a_file_or_memory():
-    assert loaded("--store", "sqlite:///responses.db").store_path == Path("responses.db")
-    assert loaded("--store", "sqlite:////var/lib/responses.db").store_path == Path("/var/lib/responses.db")
-    assert loaded("--store", "memory://").store_path is None
+    assert loaded("--store", "sqlite:///responses.db").store.path == Path("responses.db")
+    assert loaded("--store", "sqlite:////var/lib/responses.db").store.path == Path("/var/lib/responses.db")
+    assert loaded("--store", "memory://").store.path is None
+
+
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        ("redis://host", RedisUrl("server", (("host", 6379),))),
+        (
+            "rediss://me:p%40ss@[::1]:7000/3?ssl_ca_certs=/ca.pem",
+            RedisUrl(
+                *("server", (("::1", 7000),), True, None, None, "me", "p@ss", 3, (("ssl_ca_certs", "/ca.pem"),)),
+            ),
+        ),
+        ("valkey://:secret@host", RedisUrl("server", (("host", 6379),), password="secret")),
+        (
+            "unix:///run/redis.sock?db=2",
+            RedisUrl("server", (), path="/run/redis.sock", database=2, options=(("db", "2"),)),
+        ),
+        (
+            "redis+sentinel://:secret@one,two:1/mymaster/4",
+            RedisUrl("sentinel", (("one", 26379), ("two", 1)), service="mymaster", password="secret", database=4),
+        ),
+        ("rediss+cluster://one:1,two", RedisUrl("cluster", (("one", 1), ("two", 6379)), tls=True)),
+    ],
+)
+def test_a_redis_is_a_server_a_master_or_a_cluster(written, parts):
+    assert loaded("--store", written).store.kind == "redis"
+    assert RedisUrl.parse(written) == parts
 
 
 def test_a_bad_value_is_named_as_the_user_wrote_it_whichever_place_that_was(file):
@@ -211,7 +239,13 @@ def test_a_bad_value_is_named_as_the_user_wrote_it_whichever_place_that_was(file
         ("--ops-listen", "expected host:port", ["http://localhost:1"]),
         ("--store", "expected sqlite:///file.db", ["responses.db", "sqlite://responses.db", "sqlite:///"]),
         ("--store", "expected sqlite:///file.db", ["sqlite:///:memory:", "sqlite:///folder/", "memory"]),
-        ("--store", "Redis is not supported yet; expected sqlite:///", ["redis://localhost:6379/0", "rediss://h"]),
+        ("--store", "expected host:port", ["redis://", "redis://host:0x", "redis+cluster://a,:1"]),
+        ("--store", "expected the number of a database", ["redis://host/db", "redis+sentinel://host/mymaster/db"]),
+        ("--store", "expected the path of a socket", ["unix://", "unix://host/redis.sock"]),
+        ("--store", "expected one host", ["redis://one,two"]),
+        ("--store", "expected the name that Sentinels have", ["redis+sentinel://host"]),
+        ("--store", "expected no database", ["redis+cluster://host/1"]),
+        ("--store", "expected after the ? only prefix, db", ["redis://host?ssl_cert_reqs=none"]),
         ("--heartbeat-s", "expected seconds above 0", ["0", "inf", "nan", "1e999", "-1", "10 parsecs", "1,5", ""]),
         ("--drain-s", "expected 0 or more seconds", ["-1", "inf"]),
         ("--body-limit-bytes", "expected bytes, like 65536, 64KiB or 64MiB", ["64MB", "0", "0.5", "-1"]),
@@ -278,7 +312,9 @@ def test_the_value_of_a_secret_is_never_shown(name, file):
 
 def test_a_password_in_a_url_is_never_shown():
     assert complaint("--upstream", "https://me:pass@word@host/v1").startswith('--upstream "https://***@host/v1": ')
-    assert "hidden" not in complaint("--store", "redis://:hidden@host/0")
+    assert "hidden" not in complaint("--store", "redis://:hidden@host/zero")
+    shown = loaded("--store", "redis+sentinel://me:hidden@host/mymaster?sentinel_password=hidden").public()["store"]
+    assert shown == "redis+sentinel://***@host/mymaster?sentinel_password=***"
 
 
 def test_secrets_are_redacted_wherever_settings_are_printed():

@@ -423,7 +423,7 @@ async def test_cost_is_counted_once_per_response_by_the_prices_that_are_set(stag
 async def test_the_room_of_the_store_is_measured_and_memory_has_no_disk(stage: Stage) -> None:
     _, gateway = await stage()
     measured = await gateway.facts.wait_for(StoreMeasured)
-    on_disk = gateway.gateway.settings.store_path is not None
+    on_disk = gateway.gateway.settings.store.path is not None
     assert await gateway.shown("store_bytes") == measured.bytes
     assert (await gateway.shown("store_free_bytes") is not None) is on_disk
     assert await gateway.shown("store_capacity_bytes") == measured.capacity_bytes

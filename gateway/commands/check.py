@@ -5,6 +5,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,21 +82,21 @@ def _ops(settings: Settings, gateway: operator.Operator) -> tuple[Finding, dict[
 
 
 def _store(settings: Settings, running: dict[str, Any] | None) -> Finding:
-    path = settings.store_path
-    if running is not None and running["store"]["url"] == settings.store:
+    path, shown = settings.store.path, settings.store.shown
+    if running is not None and running["store"]["url"] == shown and settings.store.kind != "redis":
         store = running["store"]
         if not store["reachable"]:
-            return Finding("store", False, f"{settings.store}: {store['problem']}")
-        return Finding("store", True, f"{settings.store} is held by the running gateway ({size(store['bytes'])})")
-    if path is None:
+            return Finding("store", False, f"{shown}: {store['problem']}")
+        return Finding("store", True, f"{shown} is held by the running gateway ({size(store['bytes'])})")
+    if settings.store.kind == "memory":
         return Finding("store", True, "memory://: nothing outlives the process")
-    if not path.exists():
+    if path is not None and not path.exists():
         return _new_file(settings, path)
     try:
-        used = asyncio.run(_opened(settings))
+        used, warnings = asyncio.run(_opened(settings))
     except (Unusable, StoreUnavailable) as error:
         return Finding("store", False, str(error))
-    return Finding("store", True, f"{settings.store} can be opened ({size(used)})")
+    return Finding("store", not warnings, "; ".join([f"{shown} can be opened ({size(used)})", *warnings]))
 
 
 def _new_file(settings: Settings, path: Path) -> Finding:
@@ -104,11 +105,12 @@ def _new_file(settings: Settings, path: Path) -> Finding:
     return Finding("store", True, f"{settings.store} will be made at the first start")
 
 
-async def _opened(settings: Settings) -> int:
+async def _opened(settings: Settings) -> tuple[int, Sequence[str]]:
+    """Bytes that the store takes, and what is wrong with it."""
     store = open_store(settings, time.time)
     await store.open()
     try:
-        return (await store.space()).bytes
+        return (await store.space()).bytes, store.warnings
     finally:
         await store.close()
 

@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     flags = config.flags_of(arguments)
     settings = config.load(flags, config_file=arguments.config)
     try:
-        records = _by_gateway(operator.of(settings, arguments.ops_url), flags.get("store"))
+        records = _by_gateway(
+            operator.of(settings, arguments.ops_url), settings.store.shown if "store" in flags else None
+        )
     except operator.NoGateway:
         if arguments.ops_url is not None:
             raise
@@ -55,10 +57,10 @@ def _by_gateway(gateway: operator.Operator, store: str | None) -> int | None:
 
 
 def _in_store(settings: Settings) -> int:
-    path = settings.store_path
-    if path is None:
+    if settings.store.kind == "memory":
         raise Failed("no gateway runs, and what memory:// held went with it")
-    if not path.exists():
+    path = settings.store.path
+    if path is not None and not path.exists():
         raise Failed(f"no gateway runs, and {path} does not exist")
     try:
         return asyncio.run(_purge(settings))

@@ -99,7 +99,7 @@ def _where(gateway: Gateway) -> dict[str, str]:
         "base_url": f"{gateway.url}/v1",
         "ops_url": gateway.ops_url,
         "upstream": settings.upstream,
-        "store": settings.store,
+        "store": settings.store.shown,
     }
 
 

@@ -113,8 +113,8 @@ async def _store(context: Context) -> dict[str, Any]:
     except TimeoutError:
         problem = f"The store did not answer within {_STORE_S:g} s."
     return {
-        "kind": "memory" if context.settings.store_path is None else "sqlite",
-        "url": context.settings.store,
+        "kind": context.settings.store.kind,
+        "url": context.settings.store.shown,
         "durability": context.store.durability,
         "reachable": problem is None,
         "bytes": size,

@@ -41,6 +41,7 @@ class MemoryStore:
     """Records, logs and bodies in dictionaries. `clock` gives unix seconds, `limit_bytes` bounds all together."""
 
     shared = False
+    warnings: Sequence[str] = ()
     durability: Durability = "memory"
 
     def __init__(self, clock: Callable[[], float] = time.time, *, limit_bytes: int = 2**30) -> None:
@@ -170,7 +171,7 @@ class MemoryStore:
         if query.before is not None:
             keys = [response.key for response in newest_first]
             newest_first = newest_first[keys.index(query.before) + 1 :] if query.before in keys else []
-        return list(islice((response for response in newest_first if _matches(query, response)), query.limit))
+        return list(islice((response for response in newest_first if query.matches(response)), query.limit))
 
     async def due(self, *, after: int = -1, limit: int) -> Sequence[Due]:
         """See the port."""
@@ -305,11 +306,3 @@ class MemoryStore:
 
 def _size(body: Body | None) -> int:
     return len(body.bytes) if body else 0
-
-
-def _matches(query: Query, response: Response) -> bool:
-    return (
-        query.live in (None, not response.ended)
-        and query.status in (None, response.status)
-        and query.stuck in (None, response.stuck is not None)
-    )

@@ -139,6 +139,14 @@ class Query:
     before: str | None = None
     limit: int = 50
 
+    def matches(self, response: Response) -> bool:
+        """Whether it is one of those, wherever in the list."""
+        return (
+            self.live in (None, not response.ended)
+            and self.status in (None, response.status)
+            and self.stuck in (None, response.stuck is not None)
+        )
+
 
 class Store(Protocol):
     """One port, several stores: each object is one process's hand on what is kept. `shared`: others may have theirs.
@@ -150,6 +158,10 @@ class Store(Protocol):
     durability: Durability
     owner_key: bytes
     """The secret under which owners are hashed; it lives as long as the store's content."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What is set so that it may cost responses, a line each; known once it is open."""
 
     async def open(self) -> None:
         """Make it ready. Raises `Unusable`."""

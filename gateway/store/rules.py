@@ -164,7 +164,7 @@ def append(state: State, events: Sequence[Event], *, tail: int, epoch: int) -> t
         raise Closed("the response is not in the store")
     if _fenced(state.entry, epoch).response.ended:
         raise Closed("the log has ended")
-    fresh = _continuing(state, events, tail)
+    fresh = continuing(state, events, tail)
     if not fresh:
         return state, 0
     return replace(state, events=state.events + fresh, tail=fresh[-1].number), len(fresh)
@@ -185,7 +185,7 @@ def finish(
         fresh: tuple[Event, ...] = ()
         body = body if entry.kept else None
     else:
-        fresh = _continuing(state, events, tail)
+        fresh = continuing(state, events, tail)
         if outcome.closes_log and events and not fresh:
             raise Gap(state.tail)
         end = End() if outcome.closes_log else End(outcome.code, outcome.message)
@@ -247,8 +247,8 @@ def _without_content(response: Response) -> Response:
     return response if response.content is None else response.but(content=response.content.place)
 
 
-def _continuing(state: State, events: Sequence[Event], tail: int) -> tuple[Event, ...]:
-    """The part of a batch that is new to the log. Raises Gap if the batch begins beyond the log's tail."""
+def continuing(state: State, events: Sequence[Event], tail: int) -> tuple[Event, ...]:
+    """The part of a batch that is new to the log, of which only `tail` matters. Raises Gap if it begins beyond that."""
     if tail > state.tail:
         raise Gap(state.tail)
     last = state.tail

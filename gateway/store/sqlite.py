@@ -51,7 +51,7 @@ _GONE = "the log is not in the store any more"
 class SqliteStore:
     """A file. `durability`: `process` or `fsync`; `clock` gives unix seconds; `cache_bytes` of each log in memory."""
 
-    shared = False
+    shared, warnings = False, ()
 
     def __init__(
         self,

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from gateway.domain.response import Response
+from gateway.store.encoding import damaged, decode, encode
 from gateway.store.port import Due
-from gateway.store.sqlite_values import damaged, decode, encode
 
 INSERT = "INSERT OR REPLACE INTO due VALUES(?,?,?,?)"
 _response = msgspec.json.Decoder(Response)

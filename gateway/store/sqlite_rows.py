@@ -1,6 +1,6 @@
 """What is read from and written to the SQLite file, in its writer thread; and how values become rows.
 
-Only `sqlite` calls this. How values become blobs is in `sqlite_values`, what is due in `sqlite_due`.
+Only `sqlite` calls this. How values become blobs is in `encoding`, what is due in `sqlite_due`.
 """
 
 import re
@@ -19,9 +19,9 @@ from gateway.domain.attempt import Attempt
 from gateway.domain.events import Event
 from gateway.domain.response import Body
 from gateway.store import sqlite_attempts, sqlite_due
+from gateway.store.encoding import damaged, decode, encode
 from gateway.store.port import PAGE_BYTES, Query
 from gateway.store.rules import Alias, Entry, State, aliases
-from gateway.store.sqlite_values import damaged, decode, encode
 from gateway.store.tail import Frames
 
 _SWEPT_ROWS = 256

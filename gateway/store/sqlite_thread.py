@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.store import sqlite_attempts, sqlite_rows
+from gateway.store.encoding import encode_entry
 from gateway.store.job_thread import JobThread
 from gateway.store.port import Durability
 from gateway.store.rules import State
 from gateway.store.sqlite_file import StoreFile, open_file
 from gateway.store.sqlite_rows import Write
-from gateway.store.sqlite_values import encode_entry
 from gateway.store.tail import Tail
 
 _T = TypeVar("_T")

@@ -46,7 +46,7 @@ def test_it_runs_as_a_user_that_has_no_rights_and_owns_the_volume_alone() -> Non
 
 def test_its_variables_are_settings_and_the_store_is_on_the_volume() -> None:
     settings = load({}, environ=variables())
-    assert str(settings.store_path) == "/data/responses.db"
+    assert str(settings.store.path) == "/data/responses.db"
     assert not settings.listen.is_loopback
     assert settings.ops_listen.is_loopback, "beyond it a token is needed, which an image cannot have"
     composed = load({}, environ={**variables(), **environment("gateway", {"GATEWAY_OPS_TOKEN": "x"})})

@@ -6,12 +6,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import redis_server
+
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.mode import Mode
 from gateway.domain.response import Ending, Response, Status, Trace
 from gateway.store.memory import MemoryStore
 from gateway.store.port import PAGE_BYTES, End, Lease, Store
+from gateway.store.redis import RedisStore
 from gateway.store.sqlite import SqliteStore
 
 BEGAN = 1_790_000_000.0
@@ -37,6 +40,7 @@ STORES: dict[str, Callable[[Path, Clock], Store]] = {
     "sqlite": lambda folder, clock: SqliteStore(folder / "responses.db", clock=clock),
     # Nothing but the last event stays in memory: what is read comes from the file.
     "sqlite without a cache": lambda folder, clock: SqliteStore(folder / "responses.db", clock=clock, cache_bytes=1),
+    "redis": lambda folder, clock: RedisStore(redis_server.url_for(folder), clock=clock),
 }
 
 

@@ -1,6 +1,7 @@
 """The process dies, or its disk fails: what was acknowledged is there, and nothing that is half."""
 
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -18,7 +19,9 @@ WRITER = Path(__file__).with_name("writer.py")
 
 async def writer(mode: str, path: Path, durability: str = "process") -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, str(WRITER), mode, str(path), durability, stdout=subprocess.PIPE
+        *(sys.executable, str(WRITER), mode, str(path), durability),
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 

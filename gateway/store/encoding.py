@@ -1,7 +1,7 @@
-"""How values become blobs of the SQLite file, and back; and what is said of a blob that is damaged.
+"""How values become bytes in a store, and back; and what is said of bytes that are damaged.
 
-Everything that is kept as a blob has a CRC-32 beside it, for SQLite finds no flipped bit: wrong bytes are never given
-out, the response whose they are is named instead. Only the modules of `sqlite` call this.
+Everything that the SQLite file keeps as a blob has a CRC-32 beside it, for SQLite finds no flipped bit: wrong bytes are
+never given out, the response whose they are is named instead. Called by the stores.
 """
 
 import json

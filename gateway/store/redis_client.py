@@ -1,0 +1,45 @@
+"""From a URL to a client of redis-py. Only the modules of `redis` call this."""
+
+from typing import Any
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import ExponentialBackoff
+
+from gateway.config_store import RedisUrl
+
+_AGAIN = 3
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_password")
+
+
+def client_of(url: RedisUrl, *, timeout_s: float) -> Any:
+    """A client that has not connected yet."""
+    common: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        # Soon, and not for long, as somebody waits.
+        "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), _AGAIN),
+        **_tls(url),
+    }
+    user: dict[str, Any] = {"username": url.username, "password": url.password}
+    if url.path is not None:
+        return Redis(unix_socket_path=url.path, db=url.database, **user, **common)
+    if url.kind == "cluster":
+        return RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in url.hosts], **user, **common)
+    if url.kind == "sentinel":
+        asking = {name: url.option(f"sentinel_{name}") for name in user}
+        ask: Any = Sentinel  # without types
+        sentinels = ask(url.hosts, sentinel_kwargs={**common, **asking}, db=url.database, **user, **common)
+        return sentinels.master_for(url.service)
+    ((host, port),) = url.hosts
+    return Redis(host=host, port=port, db=url.database, **user, **common)
+
+
+def _tls(url: RedisUrl) -> dict[str, Any]:
+    if not url.tls:
+        return {}
+    files = {name: file for name in _FILES if (file := url.option(name)) is not None}
+    return {"ssl": True, "ssl_check_hostname": url.checks_hostname, **files}
