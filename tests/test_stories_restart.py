@@ -183,6 +183,30 @@ async def test_a_background_stream_whose_beginning_was_lost_with_the_gateway_beg
     assert posts(upstream) == 1
 
 
+async def test_a_foreground_stream_whose_beginning_was_lost_with_the_gateway_is_what_there_was_and_an_error(
+    simulate: Simulate, run: Serve, losing: Any
+) -> None:
+    upstream = await simulate(**STILL)
+    first = await run(upstream)
+    line, creating = await losing(first, **ask(), stream=True)
+    await until(lambda: line.held)
+    listed = await eventually(lambda: fetch(f"{first.ops_url}/responses"), lambda listed: listed.json["data"])
+    upstream.simulator.skip(2)
+    log = await eventually(
+        lambda: fetch(f"{first.ops_url}/responses/{listed.json['data'][0]['key']}/events"),
+        lambda log: len(log.events) > 9,
+    )
+    await first.kill()
+
+    second = await run(upstream)
+    line.target = second.url
+    line.cut()
+    events, error = await until_error(await creating)
+    assert error.code == "upstream_lost"
+    assert numbers(events)[: len(log.events)] == [event["number"] for event in log.events]
+    assert posts(upstream) == 1
+
+
 @pytest.mark.parametrize(
     "body", [{"background": True}, {"stream": True}, {}], ids=["background", "stream", "foreground"]
 )

@@ -1,6 +1,7 @@
 """A retry never pays twice, and two creates that are meant are two: stories of creates that are sent again."""
 
 import asyncio
+import json
 import re
 
 import pytest
@@ -296,6 +297,45 @@ async def test_a_stream_that_found_no_room_is_joined_when_there_is_some(stage):
     upstream.simulator.skip(60)
     assert numbers((await again).events)[0] == 0
     assert posts(upstream) == 2
+
+
+async def test_an_error_that_is_sent_again_for_leaves_the_create_to_be_joined_also_on_a_line_that_stays(parts, stage):
+    upstream, gateway = await stage(simulated=STILL, max_followers=1)
+    reader = await gateway.client(key="sk-other").responses.create(**job("stalls"))
+    line = await dial(parts, gateway.url)
+    body = json.dumps(job()).encode()
+    head = b"POST /v1/responses HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n" % len(body)
+    await line.send(head + b"\r\n" + body)
+    refused = await line.head()
+    assert refused.startswith(b"HTTP/1.1 503")
+    await line.exactly(int(re.search(rb"(?i)content-length: (\d+)", refused)[1]))
+    await reader.close()
+    await gateway.facts.wait_for(Detached)
+    await line.send(head + b"x-stainless-retry-count: 1\r\n\r\n" + body)
+    assert (await line.head()).startswith(b"HTTP/1.1 200")
+    assert [fact.retry for fact in gateway.facts.of(Joined)] == [1]
+    assert posts(upstream) == 2
+
+
+async def test_a_retry_whose_first_try_never_arrived_is_a_create_of_its_own(stage):
+    upstream, gateway = await stage()
+    body = {**ask(), "background": True}
+    given = await gateway.client().responses.create(**body)
+    again = await create(gateway, body, RETRY)
+    assert again.json["id"] != given.id
+    assert posts(upstream) == 2
+    assert gateway.facts.of(Joined) == []
+
+
+async def test_with_keys_of_their_own_equal_creates_stay_apart_though_a_first_try_never_arrived(stage):
+    upstream, gateway = await stage(simulated=STILL)
+    url = f"{gateway.url}/v1/responses"
+    waiting = asyncio.ensure_future(fetch(url, "POST", body=ask(), headers={"Idempotency-Key": "one"}))
+    await until(lambda: posts(upstream))
+    again = asyncio.ensure_future(fetch(url, "POST", body=ask(), headers={**RETRY, "Idempotency-Key": "two"}))
+    await until(lambda: posts(upstream) == 2)
+    upstream.simulator.skip(60)
+    assert (await waiting).json["id"] != (await again).json["id"]
 
 
 async def test_a_response_says_how_often_it_was_joined(stage):

@@ -7,7 +7,9 @@ so that an answer which was given is joined by no retry.
 
 Two things look like a retry of what runs, and are none. A create that upstream refused is sent again, while an equal
 one of the same owner runs: it repeats nothing (`Refusals`). And a record may be left of a client that went while it
-was being written: it was never sent.
+was being written: it was never sent. One thing that is none cannot be told from one: a create whose first try never
+arrived here, sent again while an equal one still waits for its answer; it gets that answer. An `Idempotency-Key` of its
+own keeps it apart.
 """
 
 import asyncio

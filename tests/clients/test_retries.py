@@ -5,8 +5,8 @@ import functools
 
 import pytest
 from cutting import cutting
-from openai import AsyncOpenAI
 from running import PATIENCE_S
+from sdk import connected
 from stories import ask, numbers, types, until
 
 from gateway.domain.facts import Created, Joined
@@ -26,11 +26,11 @@ LOSSES = {
 }
 
 
-async def by_python(url, body, gives_up_s):
+async def by_python(kind, url, body, gives_up_s):
     """What the Python SDK makes of a create: the object, or the events to their end."""
-    async with AsyncOpenAI(api_key="sk-test", base_url=url, max_retries=9, timeout=gives_up_s) as client:
-        made = await client.responses.create(**body)
-        return [event.to_dict() async for event in made] if body.get("stream") else made.to_dict()
+    async with connected(kind, api_key="sk-test", base_url=url, max_retries=9, timeout=gives_up_s) as sdk:
+        made = await sdk("responses.create", **body)
+        return [event.to_dict() for event in await sdk.each(made)] if body.get("stream") else made.to_dict()
 
 
 async def by_node(node, url, body, gives_up_s):
@@ -41,10 +41,10 @@ async def by_node(node, url, body, gives_up_s):
 
 def cases():
     """What each SDK sends again: neither of them a stream that has begun, Node's nothing whose answer has begun."""
-    for sdk in ("python", "node"):
+    for sdk in ("async", "blocking", "node"):
         for mode, said in MODES.items():
             for loss, words in LOSSES.items():
-                if loss != "body" or (sdk == "python" and "stream" not in said):
+                if loss != "body" or (sdk != "node" and "stream" not in said):
                     yield pytest.param(sdk, mode, loss, id=f"{sdk}, {mode}: {words}")
 
 
@@ -53,7 +53,7 @@ def lose(parts, node):
     """Have a client lose its first answer on a side, and send its create again; what it has in the end."""
 
     async def run(side, sdk, mode, loss):
-        create = by_python if sdk == "python" else functools.partial(by_node, node)
+        create = functools.partial(by_node, node) if sdk == "node" else functools.partial(by_python, sdk)
         body = {**ask("late" if loss in ("timeout", "line") else "normal"), **MODES[mode]}
         cuts = [loss] if loss in ("headers", "body") else []
         line = await cutting(parts, side.origin, *cuts)
