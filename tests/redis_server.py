@@ -1,66 +1,128 @@
-"""A real Redis for tests: one server for each test process, on a socket in a directory of its own."""
+"""Real Redis servers for tests: a server and a cluster for each test process, and whatever a test starts."""
 
 import atexit
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 PROGRAM = "redis-server"
-_PATIENCE_S = 30.0
+PATIENCE_S = 30.0
+_SLOTS = 16384
 
 
 class RedisServer:
-    """A server that keeps what it is told in `folder`, and can be stopped and started again."""
+    """A server that keeps what it is told in `folder`, and can be stopped and started again on its port."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
         if shutil.which(PROGRAM) is None:
             pytest.skip("there is no redis-server: apt-get install redis-server")
         self.folder = folder
-        self.socket = folder / "redis.sock"
-        self.url = f"unix://{self.socket}"
+        self.port = port or free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
         self._options = options
         self.process: subprocess.Popen[bytes]
 
-    def start(self) -> None:
-        """Start it, and wait until it listens."""
-        self.socket.unlink(missing_ok=True)
-        place = ("--dir", str(self.folder), "--unixsocket", str(self.socket), "--port", "0")
+    def start(self) -> "RedisServer":
+        """Start it, and wait until it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = ("--dir", str(self.folder), "--bind", "127.0.0.1", "--port", str(self.port))
         options = ("--save", "", "--appendonly", "yes", "--daemonize", "no", *self._options)
-        log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen([PROGRAM, *place, *options], stdout=log, stderr=log)
-        log.close()
-        until = time.monotonic() + _PATIENCE_S
-        while not self.socket.exists():
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < until, "redis-server did not start"
-            time.sleep(0.01)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([PROGRAM, *place, *options], stdout=log, stderr=log)
+        self.until(lambda: self.ask("PING") == "+PONG")
+        return self
 
     def kill(self) -> None:
         """As kill -9 does."""
         self.process.kill()
         self.process.wait()
 
+    def ask(self, *command: str) -> str:
+        """What it answers, as it does on the wire; the first 64 KiB of that."""
+        words = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in command)
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as line:
+                line.sendall(f"*{len(command)}\r\n{words}".encode())
+                return line.recv(65536).decode().strip()
+        except ConnectionError:
+            return ""
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+        until = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < until, (self.folder / "log").read_text()
+            time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port that is free, and so is the one that a node of a cluster takes beside it."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as one:
+            port: int = one.getsockname()[1]
+        try:
+            with socket.create_server(("127.0.0.1", port + 10000)):
+                return port
+        except (OSError, OverflowError):
+            continue
+
+
+def cluster(folder: Path, *options: str) -> list[RedisServer]:
+    """Three servers that are one cluster."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
+    nodes = [RedisServer(folder / str(number), *options).start() for number in range(3)]
+    bounds = [_SLOTS * number // 3 for number in range(4)]
+    for node, first, after in zip(nodes, bounds, bounds[1:], strict=False):
+        assert node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(after - 1)) == "+OK"
+    for node in nodes[1:]:
+        assert nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", str(node.port)) == "+OK"
+    for node in nodes:
+        node.until(lambda node=node: _whole(node))  # type: ignore[misc]
+    return nodes
+
+
+def _whole(node: RedisServer) -> bool:
+    info = node.ask("CLUSTER", "INFO")
+    return "cluster_state:ok" in info and "cluster_known_nodes:3" in info
+
+
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
 
 @cache
 def shared() -> RedisServer:
-    """The one of this test process."""
-    folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    server = RedisServer(folder)
-    server.start()
-
-    def stop() -> None:
-        server.kill()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(stop)
+    """The server of this test process."""
+    server = RedisServer(_folder()).start()
+    atexit.register(server.kill)
     return server
 
 
+@cache
+def shared_cluster() -> list[RedisServer]:
+    """The cluster of this test process."""
+    nodes = cluster(_folder())
+    for node in nodes:
+        atexit.register(node.kill)
+    return nodes
+
+
 def url_for(folder: Path) -> str:
-    """A place of its own on that server, for the one test that has the folder."""
+    """A place of its own on the shared server, for the one test that has the folder."""
     return f"{shared().url}?prefix={folder}"
+
+
+def cluster_url_for(folder: Path) -> str:
+    """The same on the shared cluster."""
+    hosts = ",".join(f"127.0.0.1:{node.port}" for node in shared_cluster())
+    return f"redis+cluster://{hosts}?prefix={folder}"

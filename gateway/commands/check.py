@@ -28,21 +28,23 @@ examples:
   responses-gateway check
   responses-gateway check --config gateway.toml && responses-gateway serve --config gateway.toml
 
-It changes nothing. Next to a running gateway it says what that one uses. Exit status 1 if anything is not ok.
+It changes nothing. Next to a running gateway it says what that one uses. Exit status 1 if anything fails.
 """
 _UPSTREAM_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was looked at. `warns`: it will do, but somebody should know."""
 
     what: str
     ok: bool
     text: str
+    warns: bool = False
 
     def __str__(self) -> str:
-        return f"{'ok' if self.ok else 'FAIL':<4}  {self.what:<8}  {self.text}"
+        verdict = "FAIL" if not self.ok else "warn" if self.warns else "ok"
+        return f"{verdict:<4}  {self.what:<8}  {self.text}"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     given = f"file {arguments.config}" if arguments.config else "flags, variables and defaults"
     ops, running = _ops(settings, gateway)
-    findings = [Finding("settings", True, f"valid ({given})"), _store(settings, running)]
+    findings = [Finding("settings", True, f"valid ({given})"), *_store(settings, running)]
     say("\n".join(map(str, findings)))
-    findings += [asyncio.run(_upstream(settings)), ops, _listen(settings, running)]
-    say("\n".join(map(str, findings[2:])))
+    others = [asyncio.run(_upstream(settings)), ops, _listen(settings, running)]
+    say("\n".join(map(str, others)))
+    findings += others
     return 0 if all(finding.ok for finding in findings) else 1
 
 
@@ -81,22 +84,23 @@ def _ops(settings: Settings, gateway: operator.Operator) -> tuple[Finding, dict[
         return Finding("ops", False, f"{gateway.url}: {error}"), None
 
 
-def _store(settings: Settings, running: dict[str, Any] | None) -> Finding:
+def _store(settings: Settings, running: dict[str, Any] | None) -> list[Finding]:
     path, shown = settings.store.path, settings.store.shown
     if running is not None and running["store"]["url"] == shown and settings.store.kind != "redis":
         store = running["store"]
         if not store["reachable"]:
-            return Finding("store", False, f"{shown}: {store['problem']}")
-        return Finding("store", True, f"{shown} is held by the running gateway ({size(store['bytes'])})")
+            return [Finding("store", False, f"{shown}: {store['problem']}")]
+        return [Finding("store", True, f"{shown} is held by the running gateway ({size(store['bytes'])})")]
     if settings.store.kind == "memory":
-        return Finding("store", True, "memory://: nothing outlives the process")
+        return [Finding("store", True, "memory://: nothing outlives the process")]
     if path is not None and not path.exists():
-        return _new_file(settings, path)
+        return [_new_file(settings, path)]
     try:
         used, warnings = asyncio.run(_opened(settings))
     except (Unusable, StoreUnavailable) as error:
-        return Finding("store", False, str(error))
-    return Finding("store", not warnings, "; ".join([f"{shown} can be opened ({size(used)})", *warnings]))
+        return [Finding("store", False, str(error))]
+    opened = Finding("store", True, f"{shown} can be opened ({size(used)})")
+    return [opened, *[Finding("store", True, warning, warns=True) for warning in warnings]]
 
 
 def _new_file(settings: Settings, path: Path) -> Finding:

@@ -79,6 +79,8 @@ async def _serve(settings: Settings, logs: Logs) -> None:
     try:
         await gateway.start()
         settle_memory()
+        for warning in gateway.store.warnings:
+            logs.write("warning", "store_at_risk", message=warning)
         logs.write("info", "listening", **_where(gateway))
         await stop.wait()
         # Whoever types Ctrl-C is no load balancer that has to notice first.

@@ -74,12 +74,11 @@ class RedisStore:
         self._turn = Turns()
 
     async def open(self) -> None:
-        """Reach the server, and be known to the other processes. Raises Unusable."""
+        """Reach the server, and see whether it will do. Raises Unusable."""
         place = self._hints.key("owner_key")
         try:
             self.durability, self.warnings = await inspect(self._link)
             _, self.owner_key = await self._link.write(("SET", place, secrets.token_bytes(32), "NX"), ("GET", place))
-            await self._processes.enter()
         except (StoreUnavailable, Unusable) as error:
             await self._link.drain()
             await self._link.close()
@@ -247,9 +246,10 @@ class RedisStore:
 
     async def space(self) -> Space:
         """Bytes of memory that Redis uses, and may use."""
-        (memory,) = await self._link.read(("INFO", "memory"))
-        used, most = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
-        return Space(used, max(most - used, 0), most) if most else Space(used)
+        servers = [memory for (memory,) in await self._link.everywhere(("INFO", "memory"))]
+        used = sum(int(memory["used_memory"]) for memory in servers)
+        limits = [int(memory.get("maxmemory", 0)) for memory in servers]
+        return Space(used, max(sum(limits) - used, 0), sum(limits)) if all(limits) else Space(used)
 
     async def _live(self) -> AsyncIterator[Row]:
         (keys,) = await self._link.read(("ZRANGE", self._hints.key("live"), 0, -1))

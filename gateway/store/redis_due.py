@@ -15,7 +15,7 @@ from gateway.domain.response import Response
 from gateway.store.encoding import decode, encode
 from gateway.store.port import Due
 from gateway.store.redis_hints import Hints, keys_of
-from gateway.store.redis_link import Call, Command, Link
+from gateway.store.redis_link import Call, Command, Link, text
 from gateway.store.redis_processes import Processes
 from gateway.store.redis_rows import Names
 from gateway.store.redis_scripts import AMEND
@@ -54,8 +54,10 @@ class Dues:
         """How ends of a response are written."""
         members = {self._number(response): encode(_Kept(response, late)) for response, late in ends}
         mine = self._list(self._processes.me)
-        hints = [number + key.encode() for number in members]
-        return Ends(members, [("ZADD", mine, 0, hint) for hint in hints], [("ZREM", mine, hint) for hint in hints])
+        hints = [number + text(key) for number in members]
+        before: list[Command] = [("ZADD", mine, 0, hint) for hint in hints]
+        known = [self._processes.known()] if hints else []
+        return Ends(members, [*known, *before], [("ZREM", mine, hint) for hint in hints])
 
     async def due(self, after: int, limit: int) -> list[Due]:
         """The first ends beyond a number."""

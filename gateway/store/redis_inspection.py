@@ -18,23 +18,19 @@ _ASKED = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "save")
 
 async def inspect(link: Link) -> tuple[Durability, tuple[str, ...]]:
     """What an acknowledgement means there, and warnings. Raises Unusable, StoreUnavailable."""
-    (server,) = await link.read(("INFO", "server"))
-    version = str(server.get("valkey_version") or server.get("redis_version", ""))
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers < OLDEST:
-        raise Unusable(f"Redis {version} is too old: {'.'.join(map(str, OLDEST))} is needed")
+    for (server,) in await link.everywhere(("INFO", "server")):
+        version = str(server.get("valkey_version") or server.get("redis_version", ""))
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+            raise Unusable(f"Redis {version} is too old: {'.'.join(map(str, OLDEST))} is needed")
     try:
-        said = _settings(*await link.read(*[("CONFIG GET", name) for name in _ASKED]))
+        servers = await link.everywhere(*[("CONFIG GET", name) for name in _ASKED])
     except StoreUnavailable as error:
         if "refused" not in error.message:
             raise
         return "process", ()
-    durability: Durability = "fsync" if _synced(said) else "process"
-    return durability, tuple(_warnings(said))
-
-
-def _settings(*answers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for answer in answers for name, value in answer.items()}
+    said = [{name: value for answer in answers for name, value in answer.items()} for answers in servers]
+    durability: Durability = "fsync" if all(map(_synced, said)) else "process"
+    return durability, tuple(dict.fromkeys(warning for one in said for warning in _warnings(one)))
 
 
 def _synced(said: Mapping[str, Any]) -> bool:
@@ -44,11 +40,11 @@ def _synced(said: Mapping[str, Any]) -> bool:
 def _warnings(said: Mapping[str, Any]) -> Iterator[str]:
     policy = said.get("maxmemory-policy", "noeviction")
     if policy.startswith("allkeys"):
-        yield f"maxmemory-policy {policy} deletes responses that run when memory is full: set noeviction"
+        yield f"with maxmemory-policy {policy} a full Redis deletes responses that still run; set noeviction"
     elif policy != "noeviction":
-        yield f"maxmemory-policy {policy} deletes responses before their retention is over: set noeviction"
+        yield f"with maxmemory-policy {policy} a full Redis deletes ended responses before their time; set noeviction"
     if said.get("maxmemory") == "0":
-        yield "maxmemory is not set, so a full server is killed: set it below the machine's memory"
+        yield "without maxmemory a Redis that fills its machine is killed; set it below the machine's memory"
     if said.get("appendonly") == "no":
-        lost = "all responses" if not said.get("save") else "minutes of responses"
-        yield f"appendonly is off, so a restart of Redis loses {lost}: set appendonly yes"
+        lost = "minutes of responses" if said.get("save") else "all responses"
+        yield f"with appendonly no, a restart of Redis loses {lost}; set appendonly yes"

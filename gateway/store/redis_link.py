@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+from redis.asyncio import RedisCluster
 from redis.exceptions import (
     BusyLoadingError,
     NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -64,6 +63,7 @@ class Link:
     def __init__(self, client: Any, *, timeout_s: float) -> None:
         self.client = client
         self.timeout_s = timeout_s
+        self.is_cluster = isinstance(client, RedisCluster)
         self._writes = _Line(self)
         reads = [_Line(self) for _ in range(_READERS)]
         self._lines = (self._writes, *reads)
@@ -86,16 +86,36 @@ class Link:
         if not self._over:
             self._writes.ask(commands)
 
+    async def everywhere(self, *commands: tuple[str, ...]) -> list[list[Any]]:
+        """The answers of each server. Raises StoreUnavailable."""
+        self.check()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                if not self.is_cluster:
+                    return [[await self.client.execute_command(*command) for command in commands]]
+                await self.client.initialize()
+                nodes = self.client.get_primaries()
+                return [
+                    [await self.client.execute_command(*command, target_nodes=node) for command in commands]
+                    for node in nodes
+                ]
+        except (RedisError, OSError, TimeoutError) as error:
+            raise _unavailable(error) from error
+
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         """A connection of its own, which is hung up in the end. Raises RedisError, OSError."""
-        pool = self.client.connection_pool
-        connection = await pool.get_connection()
+        if self.is_cluster:
+            await self.client.initialize()
+            node = self.client.get_random_primary_node()
+            connection = node.connection_class(**node.connection_kwargs)
+        else:
+            connection = self.client.connection_pool.make_connection()
         try:
+            await connection.connect()
             yield connection
         finally:
             await connection.disconnect(nowait=True)
-            await pool.release(connection)
 
     def check(self) -> None:
         """Raises StoreUnavailable once it is closed."""
@@ -188,10 +208,14 @@ class _Line:
         return answers
 
     async def _pipeline(self, commands: Iterable[tuple[Value, ...]]) -> list[Any]:
-        pipeline = self._link.client.pipeline(transaction=False)
+        client = self._link.client
+        pipeline = client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        if any("READONLY" in str(answer) for answer in answers if isinstance(answer, ResponseError)):
+            # What has become a replica is left: the name may lead to another server by now.
+            await (client.aclose() if self._link.is_cluster else client.connection_pool.disconnect(False))
         return answers
 
 
@@ -207,11 +231,12 @@ def _spelt(command: Command, *, whole: bool) -> tuple[Value, ...]:
 
 def _unavailable(error: Exception) -> StoreUnavailable:
     """One line that says what is wrong."""
-    if isinstance(error, OutOfMemoryError):
+    said = str(error)
+    if isinstance(error, ResponseError) and "OOM " in said:
         why = "Redis has no memory left: raise its maxmemory, or keep responses for a shorter time."
     elif isinstance(error, BusyLoadingError):
         why = "Redis is still loading its data."
-    elif isinstance(error, ReadOnlyError):
+    elif isinstance(error, ResponseError) and "READONLY " in said:
         why = "This Redis is a replica, which cannot be written."
     elif isinstance(error, ResponseError):
         why = f"Redis refused a command: {_line(error)}."

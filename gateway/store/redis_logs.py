@@ -198,6 +198,7 @@ class Logs:
             del self._watched[watched.key]
             del self._channels[watched.channel]
             self._unwanted.append(watched.channel)
+            watched.confirmed.set()  # whoever waits for that looks again
 
     async def _listen(self) -> None:
         """For ever: a line, all channels on it, and what it says."""

@@ -23,9 +23,9 @@ class Processes:
         self._link, self._hints = link, hints
         self._all = hints.key("processes")
 
-    async def enter(self) -> None:
-        """Be known."""
-        await self._link.write(("ZADD", self._all, "NX", 0, self.me))
+    def known(self) -> Command:
+        """Whoever owes something is known from before it does."""
+        return ("ZADD", self._all, "NX", 0, self.me)
 
     async def renew(self, ttl_s: float) -> Pulse:
         """Live for so long; what there is to know."""

@@ -184,7 +184,7 @@ class Writer:
 
     async def _in_order(self, before: Sequence[Command], commit: Command, *, apart: bool) -> Any:
         """What leads to a response is there before it. `apart`: and without it nothing may be done."""
-        if apart and before:
+        if before and (apart or self._link.is_cluster):
             await self._link.write(*before)
             before = ()
         return (await self._link.write(*before, commit))[-1]

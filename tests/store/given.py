@@ -41,6 +41,7 @@ STORES: dict[str, Callable[[Path, Clock], Store]] = {
     # Nothing but the last event stays in memory: what is read comes from the file.
     "sqlite without a cache": lambda folder, clock: SqliteStore(folder / "responses.db", clock=clock, cache_bytes=1),
     "redis": lambda folder, clock: RedisStore(redis_server.url_for(folder), clock=clock),
+    "redis cluster": lambda folder, clock: RedisStore(redis_server.cluster_url_for(folder), clock=clock),
 }
 
 
