@@ -18,11 +18,25 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, SecretStr, ValidationError, model_validator
 
+from gateway import config_conflicts as conflicts
 from gateway import config_reading as reading
 from gateway import config_writing as writing
+from gateway.config_conflicts import Conflict
 from gateway.config_reading import Address, Price, SettingsError
 from gateway.config_store import StoreUrl
-from gateway.config_types import Bytes, Conflict, Count, Listen, Pause, Prices, Seconds, SecondsByModel, Secret, plain
+from gateway.config_types import (
+    Bytes,
+    Count,
+    Listen,
+    Pause,
+    Prices,
+    SealingKeyFile,
+    SealingKeys,
+    Seconds,
+    SecondsByModel,
+    Secret,
+    plain,
+)
 
 __all__ = [
     "Address",
@@ -85,6 +99,11 @@ class Settings(BaseModel):
     # A pause of the process, or of the network, that is shorter costs nothing; a longer one looks like its death.
     lease_s: Seconds = 10.0
     """What one of several processes on a store holds is taken up by another when it was not heard of for this long."""
+    # A credential outlives no response in the store, and no process, unless its operator wants it to.
+    sealing_keys: SealingKeys = ()
+    """Keys that seal owners' credentials in the store, for a restart to go on with; the first seals, each unseals."""
+    sealing_key_file: SealingKeyFile = None
+    """File with such keys, one a line, instead."""
 
     # Short responses are seen soon, long ones cost two polls a minute.
     poll_schedule_s: Annotated[tuple[float, ...], PlainValidator(reading.schedule)] = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -256,19 +275,14 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.upstream_api_key and not self.listen.is_loopback:
-            reason = "clients cannot be authenticated yet, so with upstream_api_key anyone could spend that key"
-            raise Conflict(("listen",), f"{reason}; expected a loopback address, like 127.0.0.1:8080")
-        if not self.ops_token and not self.ops_listen.is_loopback:
-            raise Conflict(("ops_listen",), "expected a loopback address, or ops_token to be set as well")
-        if self.create_wait_s > self.create_wait_max_s:
-            both = f"create_wait_s ({self.create_wait_s:.15g}) to be at most create_wait_max_s"
-            reason = f"expected {both} ({self.create_wait_max_s:.15g})"
-            raise Conflict(("create_wait_s", "create_wait_max_s"), reason)
-        if self.tombstone_s < self.retention_s:
-            both = f"tombstone_s ({self.tombstone_s:.15g}) to be at least retention_s ({self.retention_s:.15g})"
-            raise Conflict(("tombstone_s", "retention_s"), f"expected {both}")
+        conflicts.check(self)
         return self
+
+    @property
+    def all_sealing_keys(self) -> tuple[str, ...]:
+        """The keys themselves, from wherever they came; the first one seals."""
+        keys = self.sealing_key_file.keys if self.sealing_key_file else self.sealing_keys
+        return tuple(key.get_secret_value() for key in keys)
 
     def public(self) -> dict[str, Any]:
         """All settings as JSON values for people to read; a secret that is set is `***`."""
@@ -297,7 +311,7 @@ def load(
 
 
 def _is_secret(name: str) -> bool:
-    return Settings.model_fields[name].annotation == SecretStr | None
+    return Settings.model_fields[name].annotation in (SecretStr | None, tuple[SecretStr, ...])
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -316,13 +330,7 @@ def operators_url(settings: Settings, *, environ: Mapping[str, str] | None = Non
     Raises SettingsError.
     """
     written = (os.environ if environ is None else environ).get(reading.OPS_URL_VARIABLE)
-    if not written:
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.ops_listen.host)
-        return f"http://{Address(host or settings.ops_listen.host, settings.ops_listen.port)}"
-    try:
-        return reading.base_url(written)
-    except ValueError as error:
-        raise SettingsError(f"{reading.OPS_URL_VARIABLE}={written}: {error}") from None
+    return reading.operators_url(written, settings.ops_listen)
 
 
 def flags_of(namespace: argparse.Namespace) -> dict[str, str]:

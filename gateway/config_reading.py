@@ -94,6 +94,8 @@ def _whole(read: Callable[[object], float]) -> Callable[[object], int]:
 _ORIGIN: Final = re.compile(
     r"(?!http:.*:80$|https:.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d{1,5})?", re.ASCII
 )
+# What Fernet takes, in either alphabet of base64.
+_FERNET_KEY: Final = re.compile(r"[A-Za-z0-9+/_-]{43}=", re.ASCII)
 _DURATIONS: Final = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _PLAIN: Final = {"": 1}
@@ -194,11 +196,49 @@ def base_url(value: object) -> str:
     return urlunsplit(parts._replace(path=parts.path.rstrip("/")))
 
 
+def operators_url(written: str | None, ops_listen: Address) -> str:
+    """Where operators find a gateway: as it was `written`, else where `ops_listen` is found on this machine.
+
+    Raises SettingsError.
+    """
+    if not written:
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(ops_listen.host)
+        return f"http://{Address(host or ops_listen.host, ops_listen.port)}"
+    try:
+        return base_url(written)
+    except ValueError as error:
+        raise SettingsError(f"{OPS_URL_VARIABLE}={written}: {error}") from None
+
+
 def credential(value: object) -> str:
     """A secret that fits into a header: a line break from a mangled file is found here, not in a request."""
     if not (isinstance(value, str) and re.fullmatch(r"[!-~]+", value)):
         raise ValueError("expected visible ASCII characters without spaces or line breaks")
     return value
+
+
+def sealing_keys(value: object) -> tuple[str, ...]:
+    """Keys of 32 bytes in base64, from a text with commas, spaces or line breaks between, or a list; or `none`."""
+    if value == "none":
+        return ()
+    written = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
+    found = tuple(map(str, written)) if isinstance(written, list | tuple) else ("",)
+    if not all(_FERNET_KEY.fullmatch(key) for key in found):
+        raise ValueError("expected keys of 32 random bytes in base64, as `openssl rand -base64 32` makes them")
+    return found
+
+
+def secret_file(path: Path) -> str:
+    """The text of a file that is not empty. Its content is quoted nowhere."""
+    try:
+        text = path.read_text(encoding="ascii")
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    except ValueError:
+        text = ""
+    if not text.strip():
+        raise ValueError("expected a file of ASCII text that is not empty")
+    return text
 
 
 @dataclass(frozen=True, slots=True)

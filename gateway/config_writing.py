@@ -15,6 +15,8 @@ _METAVARS: Final = (
     ("prices", "MODEL=INPUT/CACHED/OUTPUT,..."),
     ("_schedule_s", "SECONDS,..."),
     ("_origins", "ORIGIN,..."),
+    ("sealing_keys", "KEY,..."),
+    ("_file", "FILE"),
     ("_per_s", "NUMBER"),
     ("_s", "SECONDS"),
     ("_bytes", "BYTES"),

@@ -12,6 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = ["config", "domain", "telemetry", "store", "relay", "edge", "top"]
 FLOOR_OF = {
     **{floor: floor for floor in FLOORS},
+    "config_conflicts": "config",
     "config_reading": "config",
     "config_store": "config",
     "config_types": "config",
@@ -34,6 +35,7 @@ VENDORS = {
     "uvloop": {"top"},
     "wsproto": {"edge.websocket_observer"},
     "openai": {"top"},
+    "cryptography": {"relay.credentials"},
 }
 
 PURE = {"asyncio", "time", "os", "socket", "threading", "random", "logging", "pathlib", "subprocess"}

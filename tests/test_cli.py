@@ -205,6 +205,27 @@ async def test_after_sigterm_it_serves_on_and_a_second_signal_stops_it_at_once(s
     assert (done.status, done.err) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("variables", "flags", "warned"),
+    [
+        ({}, (), ["credentials_not_sealed"]),
+        ({}, ("--store", "memory://"), []),
+        ({"GATEWAY_SEALING_KEYS": f"{'k' * 43}="}, (), []),
+        ({"GATEWAY_UPSTREAM_API_KEY": "sk-1"}, (), []),
+    ],
+    ids=["none", "nothing is kept", "sealed", "the gateway's own"],
+)
+async def test_where_no_credential_outlives_the_process_its_start_warns_of_what_that_means(
+    start: Start, variables: dict[str, str], flags: tuple[str, ...], warned: list[str]
+) -> None:
+    gateway = await start("serve", *ANY_PORT, *flags, "--open-files", "64", environ=variables)
+    said = []
+    while (line := json.loads(await gateway.line()))["event"] != "listening":
+        said.append(line)
+    assert [line["event"] for line in said] == warned
+    assert all("wait until their owner makes a request" in line["meaning"] for line in said)
+
+
 async def test_few_open_files_are_worth_a_warning(start: Start) -> None:
     gateway = await start(
         "serve",

@@ -33,6 +33,16 @@ def complaint(*typed: str, **places: Any) -> str:
     return str(refused.value)
 
 
+KEY = "c2VhbGluZy1rZXktb2YtMzItYnl0ZXMtMDEyMzQ1Njc="
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    """Write this text into a file of keys."""
+    path = tmp_path / "sealing.keys"
+    return lambda text: path.write_text(text, encoding="latin-1") and path
+
+
 @pytest.fixture
 def file(tmp_path):
     """Write this text into a TOML file."""
@@ -60,10 +70,11 @@ def test_the_file_is_named_by_the_flag_or_by_the_variable(file, tmp_path):
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_setting_can_be_written_in_each_place_and_its_default_means_what_it_says(name, file):
+def test_every_setting_can_be_written_in_each_place_and_its_default_means_what_it_says(name, file, key_file):
     default = config_writing.default(name, FIELDS[name])
-    if FIELDS[name].default is None:
-        default = "sk-1"
+    without_default = FIELDS[name].default is None
+    if without_default:
+        default = str(key_file(KEY)) if name.endswith("_file") else "sk-1"
     flag = [f"--{name.replace('_', '-')}", default]
     if FIELDS[name].annotation is bool:
         flag = flag[:1] if default == "true" else [f"--no-{flag[0][2:]}"]
@@ -73,7 +84,7 @@ def test_every_setting_can_be_written_in_each_place_and_its_default_means_what_i
     by_file = loaded(config_file=file(f"{name} = {json.dumps(default)}"))
 
     assert by_flag == by_variable == by_file
-    assert by_flag == Settings(**{name: "sk-1"} if default == "sk-1" else {})
+    assert by_flag == Settings(**{name: default} if without_default else {})
 
 
 def test_the_process_environment_is_read_when_no_other_is_given(monkeypatch):
@@ -308,6 +319,57 @@ def test_the_value_of_a_secret_is_never_shown(name, file):
         assert "***" in line
         assert "expected visible ASCII" in line
         assert "hidden" not in line
+
+
+@pytest.mark.parametrize("bad", ["hidden", f"{KEY},hidden", KEY[:-1], f"{KEY}{KEY}", "A" * 42 + "==", ","])
+def test_what_is_no_sealing_key_is_refused_and_not_shown(bad, file, key_file):
+    listed = json.dumps(bad.split(","))
+    lines = {
+        "--sealing-keys": complaint("--sealing-keys", bad),
+        "GATEWAY_SEALING_KEYS": complaint(environ={"GATEWAY_SEALING_KEYS": bad}),
+        "sealing_keys": complaint(config_file=file(f"sealing_keys = {listed}")),
+        f"--sealing-key-file {json.dumps(str(key_file(bad)))}": complaint("--sealing-key-file", str(key_file(bad))),
+    }
+    for place, line in lines.items():
+        assert line.startswith(place)
+        assert "expected keys of 32 random bytes in base64, as `openssl rand -base64 32` makes them" in line
+        assert "hidden" not in line
+        assert KEY[:-1] not in line
+
+
+@pytest.mark.parametrize("number", [5, True, 1.5])
+def test_a_sealing_key_is_a_text(number, file):
+    assert "expected keys of 32 random bytes" in complaint(config_file=file(f"sealing_keys = {json.dumps(number)}"))
+
+
+def test_sealing_keys_are_listed_or_in_a_file_the_first_one_seals(file, key_file):
+    another = "-_8vL" + KEY[5:]  # base64 has two alphabets
+    both = (KEY, another)
+    for written in (
+        {"environ": {"GATEWAY_SEALING_KEYS": f"{KEY}, {another}"}},
+        {"config_file": file(f"sealing_keys = {json.dumps(both)}")},
+        {"environ": {"GATEWAY_SEALING_KEY_FILE": str(key_file(f"\n{KEY}\n{another}\n"))}},
+    ):
+        settings = loaded(**written)
+        assert settings.all_sealing_keys == both
+        assert KEY not in repr(settings) + json.dumps(settings.public())
+    assert loaded("--sealing-keys", KEY).public()["sealing_keys"] == ["***"]
+    assert Settings().all_sealing_keys == ()
+
+
+def test_a_key_file_that_cannot_be_used_is_refused_by_its_name(key_file, tmp_path):
+    for path, expected in (
+        (tmp_path / "nowhere", "cannot be read (No such file or directory)"),
+        (tmp_path, "cannot be read (Is a directory)"),
+        (key_file(" \n"), "expected a file of ASCII text that is not empty"),
+        (key_file("\xe9"), "expected a file of ASCII text that is not empty"),
+    ):
+        assert complaint("--sealing-key-file", str(path)) == f"--sealing-key-file {json.dumps(str(path))}: {expected}"
+
+
+def test_sealing_keys_come_from_one_place(key_file):
+    refused = complaint("--sealing-keys", KEY, "--sealing-key-file", str(key_file(KEY)))
+    assert refused.endswith(": expected either this or sealing_keys, not both")
 
 
 def test_a_password_in_a_url_is_never_shown():

@@ -35,6 +35,8 @@ OWN = {
     "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={MARK}-of-the-collector",
 }
 """Credentials of the gateway's own."""
+SEALING = {"GATEWAY_SEALING_KEYS": f"{MARK}{'A' * (43 - len(MARK))}="}
+"""With which it seals those of its clients."""
 SETTINGS = {
     "listen": "127.0.0.1:0",
     "ops_listen": "127.0.0.1:0",
@@ -283,7 +285,9 @@ async def parts() -> AsyncIterator[AsyncExitStack]:
 
 
 @pytest.mark.parametrize(
-    ("log_format", "own"), [("json", {}), ("console", OWN)], ids=["JSON, clients' keys", "console, the gateway's key"]
+    ("log_format", "own"),
+    [("json", SEALING), ("console", OWN)],
+    ids=["JSON, clients' sealed keys", "console, the gateway's key"],
 )
 async def test_no_secret_is_told_anywhere(
     parts: AsyncExitStack, tmp_path: Path, log_format: str, own: dict[str, str]
@@ -291,6 +295,8 @@ async def test_no_secret_is_told_anywhere(
     told = await everything_told(parts, tmp_path, log_format, own)
     leaks = {where: re.findall(rf".{{0,200}}{MARK}.{{0,60}}", text, re.I)[:3] for where, text in told.everything()}
     assert {where: found for where, found in leaks.items() if found} == {}
+    # What they are sealed in begins so, as every token of Fernet's does.
+    assert [where for where, text in told.everything() if "gAAAAA" in text] == []
     # It has told something of everything, by the names that are no secrets.
     events = ["request", "response_created", "create_refused", "polled", "response_ended", "unexpected error"]
     events += ["an error where nobody could catch it", "the task of a response failed", "exception was never retrieved"]

@@ -2,41 +2,15 @@
 
 import gzip
 import json
-from dataclasses import dataclass, field
 
 import openai
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
-from running import Upstream
+from project import ALICE, project_upstream
 from stories import STILL, all_of, ask, fetch, job, live, numbers, some, until
 
 from gateway.domain.facts import Attached, Ended, UpstreamPolled
-from gateway.simulator import Simulator
 
-ALICE, BOB = "sk-alice", "sk-bob"
-
-
-@dataclass
-class Project:
-    """The keys of one project: upstream shows each of them what another one made. A key can be revoked."""
-
-    keys: set[str]
-    used: list[tuple[str, str]] = field(default_factory=list)
-
-    def last_poll(self):
-        """The key of the newest GET."""
-        return next((key for key, method in reversed(self.used) if method == "GET"), None)
-
-    def middleware(self):
-        @web.middleware
-        async def judge(request, handler):
-            key = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            self.used.append((key, request.method))
-            owner = ALICE if key in self.keys else key
-            return await handler(request.clone(headers={**request.headers, "Authorization": f"Bearer {owner}"}))
-
-        return judge
+BOB = "sk-bob"
 
 
 @pytest.fixture
@@ -44,14 +18,7 @@ def project_stage(parts, gateway_for, store):
     """An upstream of which two keys are one project's, and a gateway."""
 
     async def start(compressed=False, **settings):
-        project = Project({"sk-old", "sk-new"})
-        simulator = Simulator(**STILL, api_key=ALICE, gzip=compressed)
-        app = simulator.app()
-        app.middlewares.insert(0, project.middleware())
-        server = TestServer(app)
-        await server.start_server()
-        parts.push_async_callback(server.close)
-        upstream = Upstream(simulator, server)
+        upstream, project = await project_upstream(parts, "sk-old", "sk-new", gzip=compressed)
         return upstream, await gateway_for(upstream.url, store=store, **settings), project
 
     return start

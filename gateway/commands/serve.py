@@ -33,6 +33,11 @@ A running gateway answers on its ops address: /healthz, /readyz, /statusz, /metr
 SIGTERM drains and stops it, a second signal stops it at once. Traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.
 """
 
+_UNSEALED = (
+    "background responses that are live when this process ends, or dies, wait until their owner makes a request; "
+    "with sealing_keys they go on at once"
+)
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """One flag per setting."""
@@ -81,6 +86,8 @@ async def _serve(settings: Settings, logs: Logs) -> None:
         settle_memory()
         for warning in gateway.store.warnings:
             logs.write("warning", "store_at_risk", message=warning)
+        if not (settings.all_sealing_keys or settings.upstream_api_key or gateway.store.durability == "memory"):
+            logs.write("warning", "credentials_not_sealed", meaning=_UNSEALED)
         logs.write("info", "listening", **_where(gateway))
         await stop.wait()
         # Whoever types Ctrl-C is no load balancer that has to notice first.

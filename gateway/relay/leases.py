@@ -22,10 +22,10 @@ from gateway.domain.facts import LetGo, TakenUp
 from gateway.domain.headers import Headers
 from gateway.domain.lifecycle import died_with_the_process
 from gateway.domain.response import Response
+from gateway.relay.credentials import Credentials
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
 from gateway.relay.poller import Poller
-from gateway.relay.routing import Route
 from gateway.store.port import Store
 from gateway.telemetry.observers import Telemetry
 
@@ -51,7 +51,7 @@ class Leases:
     def __init__(
         self,
         settings: Settings,
-        route: Route,
+        credentials: Credentials,
         store: Store,
         ledger: Ledger,
         poller: Poller,
@@ -60,7 +60,7 @@ class Leases:
         hands: Hands,
     ) -> None:
         self._settings = settings
-        self._route = route
+        self._credentials = credentials
         self._store = store
         self._ledger = ledger
         self._poller = poller
@@ -94,7 +94,10 @@ class Leases:
         if lease is None or found is None or found.ended or response.key in self._hands.live:
             return None
         body = await self._store.body(response.key)
-        live = Live(found, lease.epoch, credential or self._route.credential, body=body, created=True)
+        live = Live(found, lease.epoch, credentials=self._credentials, body=body, created=True)
+        live.unseal()
+        if credential is not None:
+            live.heard(credential)
         self._hands.live[live.key] = live
         if ending := died_with_the_process(found, self._clock()):
             await self._ledger.end(live, ending, source="recovery")

@@ -178,6 +178,7 @@ class Ledger:
             token_open=known.token_open,
             ended_by=source,
             attended=live.asking > 0,
+            sealed=None,  # nobody asks upstream about it any more
         )
         due = self._telemetry.due(ended, late=known.ended)
         return replace(outcome, response=ended, counts=live.take_counts(), due=due)

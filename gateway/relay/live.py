@@ -11,6 +11,7 @@ from gateway.domain.attempt import Attempt
 from gateway.domain.headers import Headers
 from gateway.domain.response import Body, Response, Status
 from gateway.domain.stuck import Contact
+from gateway.relay.credentials import Credentials
 
 # A reader is woken while the next batch is being logged already.
 _BATCHES = 4
@@ -22,8 +23,9 @@ class Live:
 
     `response` is the newest value, `saved` the one that the store has; `unsaved` are counts not yet added there.
     `epoch` is the one at which it is written; None: another process holds it, or none, as it has ended.
-    `credential` are the newest owner's headers, in memory only; None: the response waits for its owner. `spare` are
-    those before: an owner may come back with an old credential that upstream does not take any more.
+    `credential` are the newest owner's headers; None: the response waits for its owner. `spare` are those before: an
+    owner may come back with an old credential that upstream does not take any more. They are in memory, and in the
+    record only as `credentials` seals them.
     `created`: upstream has answered the create. `logged_bytes`: what this process has logged of it.
     `arrived_at`: when upstream's last bytes came; `batches`: the last ones that went to the log, each its last position
     and when its bytes came; `written_at`: when its changes were last written down by the clock (all loop time).
@@ -41,6 +43,7 @@ class Live:
     epoch: int | None = None
     credential: Headers | None = None
     spare: Headers | None = None
+    credentials: Credentials | None = None
     body: Body | None = None
     saved: Response = field(init=False)
     unsaved: dict[str, int] = field(default_factory=dict)
@@ -96,10 +99,20 @@ class Live:
         heard_at = now if self.connected else self.heard_at
         return Contact(heard_at, self.reachable, self.credential is not None, self.misses)
 
+    def unseal(self) -> None:
+        """It is taken up: with the route's credential, or those in its record, which the first key seals anew."""
+        if self.credentials is not None:
+            self.credential, self.spare = self.credentials.at_hand(self.response)
+        if self.credential is not None:
+            self._seal()
+
     def heard(self, credential: Headers) -> None:
         """An owner made a request with this credential."""
         if credential != self.credential:
+            known = credential == self.spare
             self.credential, self.spare = credential, self.credential
+            if not known:
+                self._seal()
         self.wait()
 
     def refused(self, credential: Headers | None) -> None:
@@ -108,7 +121,12 @@ class Live:
             self.spare = None
         if credential == self.credential:
             self.credential, self.spare = self.spare, None
+        self._seal()
         self.wait()
+
+    def _seal(self) -> None:
+        if self.credentials is not None and self.epoch is not None:
+            self.response = self.credentials.seal(self.response, self.credential, self.spare)
 
     def wait(self) -> None:
         """Say in the record whether it waits for its owner."""

@@ -6,8 +6,8 @@ response leaves the tracker when the store's ending write was made, whoever made
 clockwork's, which runs here.
 
 What no process holds, after a restart or the death of another, is taken up (`leases`). What needs upstream's answer
-waits for a credential: the route's, or the next request of an owner (`heard_from`). A live response that another
-process holds is a guest here, for as long as clients ask this one about it: it is read from the store.
+waits for a credential: the route's, a sealed one, or the next request of an owner (`heard_from`). A live response that
+another process holds is a guest here, for as long as clients ask this one about it: it is read from the store.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from gateway.domain.websocket import Conversation
 from gateway.relay.attempts import Attempts, Begun
 from gateway.relay.clockwork import Clockwork
 from gateway.relay.creation import Creation
+from gateway.relay.credentials import Credentials
 from gateway.relay.leases import Leases
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
@@ -59,6 +60,7 @@ class Tracker:
     ) -> None:
         self._settings = settings
         self._route = route
+        self._credentials = Credentials(route, settings.all_sealing_keys)
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
@@ -69,7 +71,7 @@ class Tracker:
         self.guests: dict[str, Live] = {}
         self.ledger = Ledger(store, telemetry, clock, self._forget, lambda live: self.leases.taken(live))
         self.poller = Poller(settings, route, upstream, store, self.ledger, telemetry, clock, self.spawn)
-        self.leases = Leases(settings, route, store, self.ledger, self.poller, telemetry, clock, self)
+        self.leases = Leases(settings, self._credentials, store, self.ledger, self.poller, telemetry, clock, self)
         self._pump = Pump(settings, route, upstream, store, self.ledger, self.poller, telemetry, clock)
         self.attempts = Attempts(settings, store, self.live, telemetry, clock, self.spawn)
         refused = self.attempts.refused
@@ -113,11 +115,11 @@ class Tracker:
 
         Raises `Overloaded`, `IdempotencyKeyReused`, `StoreUnavailable`: before upstream is called.
         """
-        recorded = await self.attempts.record(response, attempt)
+        recorded = await self.attempts.record(self._credentials.seal(response, credential), attempt)
         if recorded.key != response.key:
             await self.heard_from(recorded, credential)
             return await self.attempts.join(recorded, attempt, request_id=response.request_id)
-        live = Live(recorded, recorded.epoch, credential)
+        live = Live(recorded, recorded.epoch, credential, credentials=self._credentials)
         self.live[live.key] = live
         begun = self.attempts.begin(live, attempt)
         work = self._creation.run(live, call, begun.answer)
@@ -156,10 +158,12 @@ class Tracker:
             if taken is not None:
                 return taken
             live = self.held(response)
-        waited = live.credential is None
+        waited, sealed = live.credential is None, live.response.sealed
         live.heard(credential)
         if waited and live.credential is not None:
             self._take_up(live)
+        if live.response.sealed != sealed:
+            await self._clockwork.write(live)
         return live
 
     async def change(self, live: Live) -> None:

@@ -1,0 +1,284 @@
+"""Sealed credentials: a restart goes on with background responses without their owners."""
+
+import json
+import logging
+import sqlite3
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Process, eventually, serve
+from project import project_upstream
+from running import Running, Upstream
+from stories import STILL, all_of, ask, fetch, job, live, numbers, some, until
+
+from gateway.domain.facts import Ended, TakenUp
+from gateway.domain.response import Change, Response
+
+Serve = Callable[..., Awaitable[Process]]
+Simulate = Callable[..., Awaitable[Upstream]]
+Embed = Callable[..., Awaitable[Running]]
+
+OLD, NEW, ANOTHER = (urlsafe_b64encode(bytes([number]) * 32).decode() for number in range(3))
+"""Sealing keys."""
+COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+"""One that is not there: what it is due stays in the store."""
+
+
+@pytest.fixture
+def run(parts: AsyncExitStack, tmp_path: Path) -> Serve:
+    """Start gateways on one SQLite file, one after the other, each with its sealing keys."""
+
+    async def start(upstream: Upstream, *keys: str) -> Process:
+        process = await serve(
+            upstream.url,
+            f"sqlite:///{tmp_path}/responses.db",
+            environ={"GATEWAY_SEALING_KEYS": ",".join(keys)},
+            poll_schedule_s="0.05,0.1,0.2",
+            upstream_retry_max_s=0.2,
+            drain_delay_s=0,
+        )
+        parts.push_async_callback(process.close)
+        return process
+
+    return start
+
+
+@pytest.fixture
+def embed(gateway_for: Embed, tmp_path: Path) -> Embed:
+    """The same within this process; each is to be stopped before the next one."""
+
+    async def start(upstream: Upstream, *keys: str, **settings: Any) -> Running:
+        return await gateway_for(
+            upstream.url, store=f"sqlite:///{tmp_path}/responses.db", sealing_keys=list(keys), **settings
+        )
+
+    return start
+
+
+async def record(gateway: Running, response_id: str) -> Response:
+    """A response as it is at rest."""
+    found = await gateway.gateway.store.find(response_id, route="default", owner=None)
+    assert found is not None
+    return found
+
+
+def at_rest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """What a killed gateway leaves: its records; and all there is to search in, byte by byte and as a dump."""
+    places = {file.name: file.read_bytes() for file in folder.iterdir()}
+    db = sqlite3.connect(folder / "responses.db")
+    places["a dump"] = "\n".join(db.iterdump()).lower().encode()
+    records = [row[0] for row in db.execute("SELECT data FROM record")]
+    db.close()
+    places["records"] = b"".join(records)
+    return [json.loads(one)["response"] for one in records], places
+
+
+async def ended(process: Process, response_id: str) -> dict[str, Any]:
+    """The story of a response once it has ended; asking the operator's side is no request of an owner."""
+
+    async def story() -> dict[str, Any]:
+        shown: dict[str, Any] = (await fetch(f"{process.ops_url}/responses/{response_id}")).json
+        return shown
+
+    return await eventually(story, lambda shown: shown["ending"] is not None)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["polled", "pumped"])
+async def test_after_kill_9_a_background_response_goes_on_without_its_owner(
+    simulate: Simulate, run: Serve, streamed: bool
+) -> None:
+    upstream = await simulate(**STILL)
+    first = await run(upstream, OLD)
+    if streamed:
+        stream = await first.client().responses.create(**job(delta_count=50))
+        upstream.simulator.skip(1)
+        response_id = (await some(stream, 3))[0]["response"]["id"]
+    else:
+        response_id = (await first.client().responses.create(**ask(), background=True)).id
+    await first.kill()
+    asked = len(upstream.simulator.requests)
+
+    second = await run(upstream, OLD)
+    upstream.simulator.skip(60)
+    assert (await ended(second, response_id))["status"] == "completed"
+    later = upstream.simulator.requests[asked:]
+    assert {(one.method, one.header("Authorization")) for one in later} == {("GET", "Bearer sk-test")}
+    if streamed:
+        replay = await all_of(await second.client().responses.retrieve(response_id, stream=True))
+        assert numbers(replay) == await upstream.numbers_of(response_id)
+
+
+async def test_tokens_rotate_through_two_restarts_and_the_newest_one_goes_on(parts: AsyncExitStack, run: Serve) -> None:
+    upstream, project = await project_upstream(parts, "token-0")
+    process = await run(upstream, OLD)
+    created = await process.client("token-0").responses.create(**ask(), background=True)
+    token = "token-0"
+    for restart in range(2):
+        for rotation in range(3):
+            before, token = token, f"token-{restart}-{rotation}"
+            project.keys.add(token)
+            await process.client(token).responses.retrieve(created.id)
+            project.keys.remove(before)
+        await process.kill()
+        project.used.clear()
+        process = await run(upstream, OLD)
+        await until(project.last_poll)
+        assert {key for key, _ in project.used} == {token}
+
+    upstream.simulator.skip(60)
+    assert (await ended(process, created.id))["status"] == "completed"
+
+
+async def test_a_key_is_changed_in_two_restarts_without_any_owner(simulate: Simulate, run: Serve) -> None:
+    upstream = await simulate(**STILL)
+    process = await run(upstream, OLD)
+    created = await process.client().responses.create(**ask(), background=True)
+    for keys in ((NEW, OLD), (NEW,)):
+        process.tell_to_stop()
+        await process.stopped()
+        process = await run(upstream, *keys)
+
+    upstream.simulator.skip(60)
+    assert (await ended(process, created.id))["status"] == "completed"
+
+
+@pytest.mark.parametrize("kind", ["another key", "no key", "garbage"])
+async def test_a_seal_that_no_key_opens_is_as_good_as_none_and_the_log_says_so_once(
+    simulate: Simulate, embed: Embed, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    upstream = await simulate(**STILL)
+    first = await embed(upstream, OLD)
+    created = await first.client().responses.create(**ask(), background=True)
+    if kind == "garbage":
+        held = live(first, created.id)
+        held.response = held.response.but(sealed="g\udcff rbage")
+    await first.gateway.stop()
+
+    second = await embed(upstream, *{"another key": (ANOTHER,), "garbage": (OLD,)}.get(kind, ()))
+    assert [fact.how for fact in second.facts.of(TakenUp)] == ["waits_for_owner"]
+    assert live(second, created.id).waits_for_owner
+    said = [one for one in caplog.records if one.levelno == logging.WARNING and "sealed credential" in one.message]
+    assert len(said) == 1
+
+    upstream.simulator.skip(60)
+    owner = second.client()
+    await eventually(lambda: owner.responses.retrieve(created.id), lambda response: response.status == "completed")
+
+
+async def test_whoever_waited_for_its_owner_is_sealed_when_the_owner_comes(simulate: Simulate, run: Serve) -> None:
+    upstream = await simulate(**STILL)
+    first = await run(upstream)
+    created = await first.client().responses.create(**ask(), background=True)
+    await first.kill()
+    second = await run(upstream, OLD)
+    await second.client().responses.retrieve(created.id)
+    await second.kill()
+
+    third = await run(upstream, OLD)
+    upstream.simulator.skip(60)
+    assert (await ended(third, created.id))["status"] == "completed"
+
+
+async def test_a_credential_that_upstream_refuses_is_not_kept(parts: AsyncExitStack, embed: Embed) -> None:
+    upstream, project = await project_upstream(parts, "sk-old")
+    gateway = await embed(upstream, OLD)
+    created = await gateway.client("sk-old").responses.create(**ask(), background=True)
+    assert (await record(gateway, created.id)).sealed is not None
+    project.keys.clear()
+    await until(lambda: live(gateway, created.id).waits_for_owner)
+    await eventually(lambda: record(gateway, created.id), lambda response: response.sealed is None)
+
+
+@pytest.mark.parametrize("how", ["completes", "cancelled", "deleted", "lost", "abandoned"])
+async def test_after_the_end_no_credential_is_kept_in_the_record_or_in_what_is_due(
+    simulate: Simulate, embed: Embed, how: str
+) -> None:
+    upstream = await simulate(**STILL)
+    gateway = await embed(
+        upstream, OLD, environ=COLLECTOR, give_up_after_s=0.2 if how == "abandoned" else 3600, lost_after_s=0.05
+    )
+    client = gateway.client()
+    created = await client.responses.create(**ask(), background=True)
+    key = live(gateway, created.id).key
+    if how == "completes":
+        upstream.simulator.skip(60)
+    elif how == "cancelled":
+        await client.responses.cancel(created.id)
+    elif how == "deleted":
+        await client.responses.delete(created.id)
+    elif how == "lost":
+        upstream.simulator.forget(created.id)
+    await gateway.facts.wait_for(Ended)
+
+    left = await gateway.gateway.store.get(key)
+    assert left is None or left.sealed is None
+    due = await gateway.gateway.store.due(limit=10)
+    assert [(one.response.key, one.response.sealed) for one in due] == [(key, None)]
+
+
+async def test_what_lives_in_its_connection_is_not_sealed(simulate: Simulate, embed: Embed) -> None:
+    upstream = await simulate(**STILL)
+    gateway = await embed(upstream, OLD)
+    stream = await gateway.client().responses.create(**ask(), stream=True)
+    event = await anext(aiter(stream))
+    assert (await record(gateway, event.response.id)).sealed is None
+    await stream.close()
+
+
+async def test_where_the_gateway_has_a_key_of_its_own_nothing_is_sealed(simulate: Simulate, embed: Embed) -> None:
+    upstream = await simulate(**STILL)
+    gateway = await embed(upstream, OLD, upstream_api_key="sk-gateway")
+    created = await gateway.client().responses.create(**ask(), background=True)
+    assert (await record(gateway, created.id)).sealed is None
+
+
+async def test_nobody_reads_a_credential_in_the_store(simulate: Simulate, run: Serve, tmp_path: Path) -> None:
+    upstream = await simulate(**STILL)
+    process = await run(upstream, OLD)
+    secret = "sk-only-for-its-owner-and-upstream"
+    created = await process.client(secret).responses.create(**ask(), background=True)
+    stream = await process.client(secret).responses.create(**job())
+    upstream.simulator.skip(1)
+    await some(stream, 3)
+    pages = ("responses", f"responses/{created.id}", "statusz", "metrics")
+    shown = {page: (await fetch(f"{process.ops_url}/{page}")).body for page in pages}
+    assert OLD.encode() not in b"".join(shown.values())
+    await process.kill()
+
+    records, places = at_rest(tmp_path)
+    places |= shown
+    assert [one["sealed"][:6] for one in records] == ["gAAAAA", "gAAAAA"]
+    for spelt in (secret.encode(), b64encode(secret.encode())[:-4], secret.encode().hex().encode()):
+        assert not [place for place, content in places.items() if spelt in content]
+    # What it is sealed in is shown to nobody either.
+    assert not [page for page, content in shown.items() if b"sealed" in content or b"gAAAAA" in content]
+
+
+async def test_a_seal_is_good_for_its_own_response_only(simulate: Simulate, embed: Embed) -> None:
+    upstream = await simulate(**STILL)
+    first = await embed(upstream, OLD)
+    mine = await first.client("sk-mine").responses.create(**ask(), background=True)
+    other = await first.client("sk-other").responses.create(**ask(), background=True)
+    target, source = live(first, other.id), live(first, mine.id)
+    moved = Change({"sealed": source.response.sealed})
+    assert await first.gateway.store.change(target.key, moved, epoch=target.epoch)
+    await first.gateway.stop()
+
+    second = await embed(upstream, OLD)
+    assert not live(second, mine.id).waits_for_owner
+    assert live(second, other.id).waits_for_owner
+
+
+async def test_a_seal_is_good_for_its_own_upstream_only(simulate: Simulate, embed: Embed) -> None:
+    upstream, another = await simulate(**STILL), await simulate(**STILL)
+    first = await embed(upstream, OLD)
+    created = await first.client().responses.create(**ask(), background=True)
+    await first.gateway.stop()
+
+    second = await embed(another, OLD)
+    assert live(second, created.id).waits_for_owner
+    assert not another.simulator.requests
