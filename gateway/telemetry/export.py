@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
 from typing import cast
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -104,33 +105,43 @@ class SpanQueue:
 
 
 class Sender:
-    """Sends batches of spans, one at a time, and says whether the collector took them."""
+    """Sends batches of spans, one at a time, and says whether the collector took them.
+
+    In one thread for all: the loop would stand still for as long as a thread takes to start.
+    """
 
     def __init__(self, exporter: SpanExporter, on_exported: Callable[[int], None]) -> None:
         self._exporter, self._on_exported = exporter, on_exported
+        self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._under_way: asyncio.Future[bool] | None = None
+        # A daemon: the process need not wait for a collector that does not answer.
+        threading.Thread(target=self._work, name="spans-send", daemon=True).start()
         self.failing = False
 
     async def send(self, build: Callable[[], Sequence[ReadableSpan]]) -> bool:
-        """Build spans and export them, both in a thread of their own, which goes on where this is cancelled."""
+        """Build spans and export them, both in the thread, which goes on where this is cancelled."""
         loop = asyncio.get_running_loop()
         if self._under_way is not None:
             await asyncio.wait([self._under_way])
         done = self._under_way = loop.create_future()
 
-        def work() -> None:
+        def order() -> None:
             taken = self._export(build)
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
                 loop.call_soon_threadsafe(done.set_result, taken)
 
-        # A daemon: the process need not wait for a collector that does not answer.
-        threading.Thread(target=work, name="spans-send", daemon=True).start()
+        self._orders.put(order)
         self.failing = not await asyncio.shield(done)
         return not self.failing
 
     def close(self) -> None:
         """No batch follows: one that is between two attempts is given up."""
+        self._orders.put(None)
         threading.Thread(target=self._exporter.shutdown, name="spans-sent", daemon=True).start()
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            order()
 
     def _export(self, build: Callable[[], Sequence[ReadableSpan]]) -> bool:
         try:

@@ -68,7 +68,7 @@ class Builder:
             context=context,
             parent=parent,
             resource=self._resource,
-            attributes=self._bounded({name: self._fit(name, value) for name, value in attributes.items()}),
+            attributes=self._bounded(attributes),
             links=[Link(_elsewhere(caller)) for caller in callers[: self._links]],
             kind=_KINDS[span.kind],
             status=Status(StatusCode.UNSET if span.error is None else StatusCode.ERROR),
@@ -108,7 +108,7 @@ class Builder:
 
     def _bounded(self, attributes: Mapping[str, Any]) -> Any:
         """At most so many, the first ones: the vendor's own limit would let the first ones go."""
-        known = {name: value for name, value in attributes.items() if value is not None}
+        known = {name: self._fit(name, value) for name, value in attributes.items() if value is not None}
         if len(known) <= self._attributes:
             return known
         # What went wrong is never what there was no room for.
@@ -137,7 +137,8 @@ class Builder:
         return value
 
     def _text(self, value: str) -> str:
-        return value[: self._characters].encode(errors="replace").decode()
+        value = value[: self._characters]
+        return value if value.isascii() else value.encode(errors="replace").decode()
 
 
 def server(upstream: str | None) -> tuple[str, dict[str, str | int]]:
