@@ -47,8 +47,11 @@ class Process:
             self._process.kill()
         await self._process.communicate()
 
+    def send(self, signal: int) -> None:
+        self._process.send_signal(signal)
+
     def tell_to_stop(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
 
     async def stopped(self) -> int:
         """The exit status, once it is there."""

@@ -113,6 +113,9 @@ class Ledger:
         changed = after.status is not before.status or after.fingerprint != before.fingerprint
         if changed or turns or after.response_id != before.response_id:
             await self.note(live)
+        elif self._store.shared:
+            # Other processes are asked about it too, and need not ask upstream so soon after.
+            await self._store.change(live.key, Change(), epoch=None, body=body)
         if after.status is not before.status:
             live.changed()
         return changed
