@@ -14,30 +14,17 @@ import openai
 import pytest
 from running import PATIENCE_S, Running
 from stories import STILL, Ahead, all_of, ask, fetch, following, job, live, types, until, until_error
-from wire import dial, scripted_upstream
+from wire import STREAM_HEAD, body_of, dial, framed, json_answer, scripted_upstream
 
 from gateway.domain.facts import BecameStuck, Contradicted, Detached, Ended, Purged
 from gateway.domain.response import Ending, Status
 
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 FINAL = {"id": "resp_1", "status": "completed", "output": []}
 BEGUN: list[dict[str, Any]] = [
     {"type": "response.created", "sequence_number": 0, "response": {"id": "resp_1", "status": "queued"}},
     {"type": "response.output_text.delta", "sequence_number": 1, "delta": "Tide", "item_id": "msg_1"},
 ]
 WHOLE = [*BEGUN, {"type": "response.completed", "sequence_number": 2, "response": FINAL}]
-
-
-def framed(events: list[dict[str, Any]]) -> bytes:
-    return b"".join(
-        b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event).encode()) for event in events
-    )
-
-
-def json_answer(value: object, status: int = 200) -> bytes:
-    body = json.dumps(value).encode()
-    head = b"HTTP/1.1 %d -\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-    return head % (status, len(body)) + body
 
 
 async def terminals(gateway: Running, **labels: str) -> float:
@@ -140,7 +127,7 @@ async def test_an_upstream_that_changes_the_id_is_noted_and_the_first_one_goes_o
     parts: Any, gateway_for: Any, store: str
 ) -> None:
     async def script(asked: Any) -> None:
-        await asked.exactly(int((asked.header(b"content-length") or [b"0"])[0]))
+        await body_of(asked)
         if asked.start.startswith(b"POST"):
             await asked.send(json_answer({"id": "resp_1", "status": "queued"}))
         else:
@@ -189,15 +176,15 @@ async def test_a_stream_ends_with_its_last_event_though_upstream_leaves_the_line
     parts: Any, gateway_for: Any, store: str
 ) -> None:
     async def script(asked: Any) -> None:
-        await asked.exactly(int(asked.header(b"content-length")[0]))
-        await asked.send(HEAD + framed(WHOLE))
+        await body_of(asked)
+        await asked.send(STREAM_HEAD + framed(*WHOLE))
         await asked.rest()  # until the gateway closes it
 
     upstream = await scripted_upstream(parts, script)
     gateway = await gateway_for(upstream.url, store=store)
     for _ in range(2):
         answer = await fetch(f"{gateway.url}/v1/responses", "POST", body=job(), parsed=False)
-        assert answer.body == framed(WHOLE)
+        assert answer.body == framed(*WHOLE)
     async with asyncio.timeout(PATIENCE_S):
         for _ in range(2):
             await upstream.lines_closed.acquire()
@@ -208,16 +195,16 @@ async def test_a_stream_whose_end_never_comes_ends_from_what_a_poll_shows(
     parts: Any, gateway_for: Any, store: str, again: str
 ) -> None:
     async def script(asked: Any) -> None:
-        await asked.exactly(int((asked.header(b"content-length") or [b"0"])[0]))
+        await body_of(asked)
         if asked.start.startswith(b"POST"):
-            await asked.send(HEAD + framed(BEGUN))
+            await asked.send(STREAM_HEAD + framed(*BEGUN))
             await asked.rest()
         elif b"stream=true" not in asked.start:
             await asked.send(json_answer(FINAL))
         elif again == "refuses":
             await asked.send(json_answer({"detail": "no streams of that"}, 400))
         else:
-            await asked.send(HEAD)
+            await asked.send(STREAM_HEAD)
             if again == "says nothing":
                 await asked.rest()
 

@@ -196,3 +196,24 @@ def error_of(answer: bytes) -> dict[str, Any]:
     assert set(error) == {"message", "type", "param", "code"}
     assert "Traceback" not in error["message"]
     return error
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+def framed(*events: dict[str, Any]) -> bytes:
+    """Events as upstream frames them."""
+    frames = [b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event).encode()) for event in events]
+    return b"".join(frames)
+
+
+def json_answer(value: object, status: int = 200) -> bytes:
+    """An answer with a JSON body, after which the line is closed."""
+    body = json.dumps(value).encode()
+    head = b"HTTP/1.1 %d -\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    return head % (status, len(body)) + body
+
+
+async def body_of(asked: Asked) -> bytes:
+    """A request's body that has a length."""
+    return await asked.exactly(int((asked.header(b"content-length") or [b"0"])[0]))

@@ -166,6 +166,14 @@ def died_with_the_process(response: Response, now: float) -> Outcome | None:
     return give_up(response, Ending.UPSTREAM_LOST, now, code="upstream_lost", message=message)
 
 
+def lost(response: Response, at: float) -> Outcome:
+    """The ending of a response that upstream does not know any more. Had its last word been an error, it is that."""
+    if response.last_event == ERROR:
+        return failed_by_error_event(response, at)
+    message = "Upstream does not know this response any more; it was lost before its end was seen."
+    return give_up(response, Ending.LOST, at, code="response_lost", message=message)
+
+
 def failed_by_error_event(response: Response, at: float) -> Outcome:
     """The stream ended after an `error` event and nothing else will come: the response failed."""
     response = response.but(status=Status.FAILED, status_at=at)

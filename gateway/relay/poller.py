@@ -21,8 +21,7 @@ from gateway.config import Settings
 from gateway.domain.errors import GatewayError, StoreUnavailable, UpstreamError
 from gateway.domain.facts import Cancelled, PollOutcome, StoreFailed, UpstreamPolled
 from gateway.domain.headers import Headers, asking, first
-from gateway.domain.lifecycle import give_up
-from gateway.domain.response import Ending
+from gateway.domain.lifecycle import lost
 from gateway.domain.snapshot import read_snapshot
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
@@ -256,9 +255,7 @@ class Poller:
         live.misses += 1
         if live.misses < self._settings.lost_after_polls or now - live.missed_since < self._settings.lost_after_s:
             return
-        message = "Upstream does not know this response any more; it was lost before its end was seen."
-        outcome = give_up(live.response, Ending.LOST, self._clock(), code="response_lost", message=message)
-        await self._ledger.end(live, outcome, source="poll")
+        await self._ledger.end(live, lost(live.response, self._clock()), source="poll")
 
     def _schedule(self, live: Live, delay_s: float) -> None:
         if not live.in_hand or live.response.pumped:
