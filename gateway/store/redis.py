@@ -172,10 +172,14 @@ class RedisStore:
 
     async def orphans(self) -> AsyncIterator[Response]:
         """See the port."""
-        living = await self._processes.living()
-        async for row in self._live():
-            if row.state.hold not in living and (response := rules.record(row.state)) is not None:
-                yield response
+        for process in (None, *await self._processes.dead()):
+            place = self._hints.held_by(process)
+            async for key, row in self._rows(place):
+                response = rules.record(row.state)
+                if (response is None or response.ended) and process is not None:
+                    self._link.later(("ZREM", place, text(key)))  # it died before it could
+                elif response is not None and not response.ended and row.state.hold == process:
+                    yield response
 
     async def turn(self, key: str, every_s: float) -> bool:
         """See the port."""
@@ -185,8 +189,8 @@ class RedisStore:
 
     async def live(self) -> AsyncIterator[Response]:
         """See the port."""
-        async for row in self._live():
-            if (response := rules.record(row.state)) is not None:
+        async for _, row in self._rows(self._hints.key("live")):
+            if (response := rules.record(row.state)) is not None and not response.ended:
                 yield response
 
     async def list(self, query: Query) -> Sequence[Response]:
@@ -251,12 +255,14 @@ class RedisStore:
         limits = [int(memory.get("maxmemory", 0)) for memory in servers]
         return Space(used, max(sum(limits) - used, 0), sum(limits)) if all(limits) else Space(used)
 
-    async def _live(self) -> AsyncIterator[Row]:
-        (keys,) = await self._link.read(("ZRANGE", self._hints.key("live"), 0, -1))
+    async def _rows(self, place: bytes) -> AsyncIterator[tuple[str, Row]]:
+        """All that a list leads to."""
+        (found,) = await self._link.read(("ZRANGE", place, 0, -1))
+        keys = keys_of(found)
         for start in range(0, len(keys), _AT_ONCE):
-            for row in await self._writer.read(keys_of(keys[start : start + _AT_ONCE])):
-                if row.state.entry is not None and not row.state.entry.response.ended:
-                    yield row
+            some = keys[start : start + _AT_ONCE]
+            for key, row in zip(some, await self._writer.read(some), strict=True):
+                yield key, row
 
     async def _until(self, name: str, until: float) -> Sequence[bytes]:
         asked = ("ZRANGEBYSCORE", self._hints.key(name), "-inf", repr(until), "LIMIT", 0, _PURGED_PER_CALL)

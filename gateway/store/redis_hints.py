@@ -43,6 +43,10 @@ class Hints:
         """Responses whose attempt has a name."""
         return self.key("attempt", name)
 
+    def held_by(self, process: str | None) -> bytes:
+        """Live responses that a process holds; None: that nobody does."""
+        return self.key("held", process or "")
+
     def tombstone(self, route: str, response_id: str) -> bytes:
         """What stands for a response in the list of those that are gone."""
         return text(f"{route}\0{response_id}")
@@ -93,6 +97,7 @@ class Hints:
         response, places = state.entry.response, {self.key("all"): float(order)}
         if not response.ended:
             places[self.key("live")] = order
+            places[self.held_by(state.hold)] = order
         if response.status is not None:
             places[self.key(f"status:{response.status}")] = order
         if response.stuck is not None:

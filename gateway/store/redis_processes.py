@@ -38,17 +38,22 @@ class Processes:
         (found,) = await self._link.read(Call(LIVING, (self._all,), ()))
         return {self.me, *keys_of(found)}
 
+    async def dead(self) -> list[str]:
+        """Those that have died."""
+        found, living = await self._link.read(("ZRANGE", self._all, 0, -1), Call(LIVING, (self._all,), ()))
+        return keys_of(sorted(set(found) - set(living) - {self.me.encode()}))
+
     async def whose_ends(self) -> list[str]:
         """This one and those that have died: what they had to tell, somebody else has."""
-        found, living = await self._link.read(("ZRANGE", self._all, 0, -1), Call(LIVING, (self._all,), ()))
-        return [self.me, *keys_of(sorted(set(found) - set(living) - {self.me.encode()}))]
+        return [self.me, *await self.dead()]
 
     async def forget(self) -> None:
-        """Those that have died and owe nothing."""
-        dead = (await self.whose_ends())[1:]
+        """Those that have died, owe nothing and leave nothing behind."""
+        dead = await self.dead()
         if dead:
-            owed = await self._link.read(*[("EXISTS", self._hints.key("due", process)) for process in dead])
-            done = [process for process, left in zip(dead, owed, strict=True) if not left]
+            places = [(self._hints.key("due", process), self._hints.held_by(process)) for process in dead]
+            left = await self._link.read(*[("EXISTS", key) for keys in places for key in keys])
+            done = [one for one, *some in zip(dead, left[::2], left[1::2], strict=True) if not any(some)]
             if done:
                 await self._link.write(("ZREM", self._all, *done))
 
