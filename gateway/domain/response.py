@@ -95,7 +95,7 @@ class Trace:
     linked: Caller | None = None
 
 
-class Counts(Struct, frozen=True):
+class Counts(Struct, frozen=True, omit_defaults=True):
     """What happened to a response how often. `tokens_redeemed` by how, and again by the form of the cursor."""
 
     client_polls: int = 0
@@ -122,7 +122,7 @@ class Counts(Struct, frozen=True):
         return structs.replace(self, **{name: getattr(self, name) + by for name, by in added.items()})
 
 
-class Response(Struct, frozen=True):
+class Response(Struct, frozen=True, omit_defaults=True):
     """One response and all that is known of it.
 
     `key` is the gateway's own name for it, drawn before upstream is called; `response_id` is upstream's. Times are unix
@@ -138,7 +138,8 @@ class Response(Struct, frozen=True):
     `OpenAI-Beta: {beta}` where the create had one. `tail` is the last
     position of its log (-1: empty) and belongs to the store.
 
-    A struct of msgspec's, as it is copied at every turn: that takes half a microsecond, a dataclass takes fifteen.
+    A struct of msgspec's, as it is copied at every turn: that takes half a microsecond, a dataclass takes fifteen. What
+    is as it was at first is not written down, which is two thirds of it.
     """
 
     key: str

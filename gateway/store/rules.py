@@ -26,7 +26,7 @@ Alias = tuple[str, str, str]
 """(route, response id, owner): one name under which a record is found."""
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, omit_defaults=True):
     """What is kept of a response besides events and body. `kept`: its log and body are still in the store."""
 
     response: Response

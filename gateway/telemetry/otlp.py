@@ -92,7 +92,8 @@ def _value(value: Any) -> bytes:
 
 def _part(tag: bytes, content: bytes) -> bytes:
     """A field of text, bytes or a message."""
-    return b"%b%b%b" % (tag, _number(len(content)), content)
+    size = len(content)
+    return b"%b%c%b" % (tag, size, content) if size < 0x80 else b"%b%b%b" % (tag, _number(size), content)
 
 
 def _number(value: int) -> bytes:

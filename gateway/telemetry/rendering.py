@@ -67,7 +67,11 @@ def ids(response: Response | None, request_id: str | None) -> dict[str, object]:
 
 def shown(fields: Mapping[str, object]) -> dict[str, object]:
     """The fields that have a value, as short as they may be."""
-    return {name: _short(value) for name, value in fields.items() if value is not None}
+    return {
+        name: _short(value) if isinstance(value, (str, float)) else value
+        for name, value in fields.items()
+        if value is not None
+    }
 
 
 def timestamp(at: float) -> str:
