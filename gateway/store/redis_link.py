@@ -32,6 +32,7 @@ CLOSED = "The store is closed."
 _READERS = 2
 _MOST_AT_ONCE = 1000
 _MOST_QUEUED = 100_000
+_CANCELLED_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +138,11 @@ class Link:
 
     async def close(self) -> None:
         """End all work, and hang up."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            # Again, as the library may take it for an error of the connection that it is making.
+            await asyncio.wait(self._tasks, timeout=_CANCELLED_S)
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(self.timeout_s):
                 await self.client.aclose()
