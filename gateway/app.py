@@ -53,7 +53,7 @@ HANDLERS: Mapping[tuple[Kind, str | None], Handler] = {
 
 
 class Gateway:
-    """One gateway. `environ` holds the OTEL_* variables, `observer` is told every fact.
+    """One gateway. `environ` holds the OTEL_* variables, `observer` is told every fact, `worker` is its number.
 
     `start` raises `store.port.Unusable` for a store that cannot be opened and OSError for an address in use.
     """
@@ -66,8 +66,10 @@ class Gateway:
         logs: Logs | None = None,
         observer: Callable[[Fact], None] | None = None,
         clock: Callable[[], float] = time.time,
+        worker: int | None = None,
     ) -> None:
         self.settings = settings
+        self._worker = worker
         self.metrics = Metrics(settings.max_models, settings.prices, version=VERSION)
         self.tracing = Tracing(
             environ or {},
@@ -128,14 +130,19 @@ class Gateway:
             parts.push_async_callback(context.upstream.close)
             parts.push_async_callback(context.tracker.stop)
             operators = await listen(
-                ops_app(context, self.metrics), settings.ops_listen, header_limit=settings.header_limit_bytes
+                ops_app(context, self.metrics, self._worker),
+                settings.ops_listen,
+                header_limit=settings.header_limit_bytes,
             )
             parts.push_async_callback(operators.close)
             await context.tracker.recover()
             context.tracker.start()
             context.tracker.spawn(self.outbox.run(), "outbox")
             clients = await listen(
-                client_app(context, HANDLERS), settings.listen, header_limit=settings.header_limit_bytes
+                client_app(context, HANDLERS),
+                settings.listen,
+                header_limit=settings.header_limit_bytes,
+                shared=settings.workers > 1,
             )
             self._clients, self._operators = clients, operators
             context.readiness.started = True

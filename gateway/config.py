@@ -70,6 +70,9 @@ class Settings(BaseModel):
     # 9464 is where OpenTelemetry's Prometheus exporters listen.
     ops_listen: Listen = Address("127.0.0.1", 9464)
     """Address of health, metrics and the operator API."""
+    # As many as there are cores is enough: each one uses one.
+    workers: Count = 1
+    """Processes that serve clients on one address, over a shared store; their ops ports go up from ops_listen's."""
     ops_token: Secret = None
     """Bearer token that the ops address asks for; needed where it listens beyond this machine."""
     # Operating a service does not need its users' prompts and answers.
@@ -325,10 +328,7 @@ def environment() -> Mapping[str, str]:
 
 
 def operators_url(settings: Settings, *, environ: Mapping[str, str] | None = None) -> str:
-    """Where commands find a running gateway: GATEWAY_OPS_URL, else where `ops_listen` is to be found on this machine.
-
-    Raises SettingsError.
-    """
+    """Where commands find a running gateway: GATEWAY_OPS_URL, else as `ops_listen` says. Raises SettingsError."""
     written = (os.environ if environ is None else environ).get(reading.OPS_URL_VARIABLE)
     return reading.operators_url(written, settings.ops_listen)
 

@@ -24,6 +24,11 @@ def check(settings: "Settings") -> None:
         raise Conflict(("listen",), f"{reason}; expected a loopback address, like 127.0.0.1:8080")
     if not settings.ops_token and not settings.ops_listen.is_loopback:
         raise Conflict(("ops_listen",), "expected a loopback address, or ops_token to be set as well")
+    if settings.workers > 1 and settings.store.kind != "redis":
+        reason = f"{settings.store} is for one process; expected 1, or a store that several share, like"
+        raise Conflict(("workers", "store"), f"{reason} redis://host:6379/0")
+    if settings.ops_listen.port and settings.ops_listen.port + settings.workers - 1 > 65535:
+        raise Conflict(("ops_listen", "workers"), "expected ports up to 65535 for all workers, a port each")
     if settings.sealing_keys and settings.sealing_key_file:
         raise Conflict(("sealing_key_file",), "expected either this or sealing_keys, not both")
     if settings.create_wait_s > settings.create_wait_max_s:

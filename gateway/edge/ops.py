@@ -6,6 +6,7 @@ Called by `app`. Parts: `ops_guard` (who may ask), `ops_responses` (the API of r
 """
 
 import asyncio
+import os
 from collections import Counter
 from importlib.metadata import version
 from typing import Any
@@ -24,14 +25,16 @@ from gateway.telemetry.metrics import Metrics
 
 _METRICS = web.AppKey("metrics", Metrics)
 _STARTED_AT = web.AppKey("started_at", float)
+_WORKER: web.AppKey[int | None] = web.AppKey("worker")
 # The page is for finding out what is wrong: a store that hangs must not hang it too.
 _STORE_S = 2.0
 
 
-def ops_app(context: Context, metrics: Metrics) -> web.Application:
-    """What operators are served."""
+def ops_app(context: Context, metrics: Metrics, worker: int | None = None) -> web.Application:
+    """What operators are served. `worker`: which of several processes on this machine it is."""
     app = web.Application(middlewares=[guard(context.settings)])
     app[CONTEXT], app[_METRICS], app[_STARTED_AT] = context, metrics, context.clock()
+    app[_WORKER] = worker
     app[TAILS] = asyncio.Semaphore(MAX_TAILS)
     app.on_response_prepare.append(_signed)
     app.on_response_prepare.append(settle_headers)
@@ -67,6 +70,8 @@ async def statusz(request: web.Request) -> web.StreamResponse:
         {
             "version": version("responses-gateway"),
             "status": _state(context),
+            "pid": os.getpid(),
+            "worker": request.app[_WORKER],
             "started_at": request.app[_STARTED_AT],
             "uptime_s": round(now - request.app[_STARTED_AT], 3),
             "store": await _store(context),

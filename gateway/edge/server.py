@@ -83,8 +83,11 @@ class Listener:
         await self._runner.cleanup()
 
 
-async def listen(app: web.Application, address: Address, *, header_limit: int) -> Listener:
-    """Serve `app` on an address; port 0 is any free one. `header_limit` is in bytes. Raises OSError."""
+async def listen(app: web.Application, address: Address, *, header_limit: int, shared: bool = False) -> Listener:
+    """Serve `app` on an address; port 0 is any free one. `header_limit` is in bytes. Raises OSError.
+
+    `shared`: other processes may listen there as well, and each gets a part of the connections.
+    """
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CANCEL_S)
     await runner.setup()
     loop = asyncio.get_running_loop()
@@ -107,7 +110,8 @@ async def listen(app: web.Application, address: Address, *, header_limit: int) -
         auto_decompress=False,
     )
     try:
-        server = await loop.create_server(connection, address.host or None, address.port, backlog=_BACKLOG)
+        host = address.host or None
+        server = await loop.create_server(connection, host, address.port, backlog=_BACKLOG, reuse_port=shared)
     except BaseException:
         await runner.cleanup()
         raise

@@ -36,20 +36,31 @@ def configure(
     stream: TextIO | None = None,
     *,
     clock: Callable[[], float] = time.time,
+    worker: int | None = None,
 ) -> "Logs":
     """Set up logging of this process, stdlib's included, to one stream (stdout). `close` undoes it.
+
+    `worker`: which of several processes it is; the lines about the process itself say so.
 
     `auto` writes JSON, and on a terminal lines for people. Of other libraries only warnings and worse are shown.
     """
     stream = sys.stdout if stream is None else stream
     console = format == "console" or (format == "auto" and stream.isatty())
-    return Logs(level, Lines(stream), render(console=console, colors=stream.isatty()), clock)
+    return Logs(level, Lines(stream), render(console=console, colors=stream.isatty()), clock, worker)
 
 
 class Logs:
     """Writes what the facts say. Made by `configure`."""
 
-    def __init__(self, level: Level, lines: Lines, rendering: list[Processor], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        level: Level,
+        lines: Lines,
+        rendering: list[Processor],
+        clock: Callable[[], float],
+        worker: int | None = None,
+    ) -> None:
+        self._itself: dict[str, object] = {} if worker is None else {"worker": worker}
         self._lines, self._clock, self._least = lines, clock, _LEVELS[level]
         self._logger = structlog.wrap_logger(
             structlog.WriteLogger(cast(TextIO, lines)),
@@ -95,7 +106,7 @@ class Logs:
 
     def write(self, level: Level, event: str, **fields: object) -> None:
         """Write a line about the process itself: starting, listening, draining, stopped."""
-        self._line(level, event, self._clock(), fields)
+        self._line(level, event, self._clock(), {**self._itself, **fields})
 
     def observer_removed(self, observer: object, error: Exception) -> None:
         """An observer raised and was removed: for `Telemetry(on_removed=...)`."""
