@@ -26,16 +26,15 @@ class RedisServer:
         self.folder = folder
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
-        self._options = options
+        place = ("--dir", str(folder), "--bind", "127.0.0.1", "--port", str(self.port))
+        self.command = (PROGRAM, *place, "--save", "", "--appendonly", "yes", "--daemonize", "no", *options)
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> "RedisServer":
         """Start it, and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        place = ("--dir", str(self.folder), "--bind", "127.0.0.1", "--port", str(self.port))
-        options = ("--save", "", "--appendonly", "yes", "--daemonize", "no", *self._options)
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([PROGRAM, *place, *options], stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
         self.until(lambda: self.ask("PING") == "+PONG")
         return self
 
@@ -87,6 +86,18 @@ def cluster(folder: Path, *options: str) -> list[RedisServer]:
     for node in nodes:
         node.until(lambda node=node: _whole(node))  # type: ignore[misc]
     return nodes
+
+
+def move_slot(slot: int, source: RedisServer, target: RedisServer) -> None:
+    """Move a slot of a cluster with all its keys, as `redis-cli --cluster reshard` does."""
+    names = {node: node.ask("CLUSTER", "MYID").splitlines()[1] for node in (source, target)}
+    assert target.ask("CLUSTER", "SETSLOT", str(slot), "IMPORTING", names[source]) == "+OK"
+    assert source.ask("CLUSTER", "SETSLOT", str(slot), "MIGRATING", names[target]) == "+OK"
+    while len(found := source.ask("CLUSTER", "GETKEYSINSLOT", str(slot), "1").splitlines()) > 1:
+        migrated = source.ask("MIGRATE", "127.0.0.1", str(target.port), found[2], "0", "5000")
+        assert migrated in ("+OK", "+NOKEY"), migrated
+    for node in (target, source):
+        assert node.ask("CLUSTER", "SETSLOT", str(slot), "NODE", names[target]) == "+OK"
 
 
 def _whole(node: RedisServer) -> bool:

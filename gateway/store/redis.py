@@ -275,14 +275,19 @@ class RedisStore:
         touched = 0
         for start in range(0, len(keys), _PURGED_AT_ONCE):
             some = keys[start : start + _PURGED_AT_ONCE]
-            answers = await asyncio.gather(*[self._writer.write(key, rule) for key in some])
-            touched += sum(answers)
-            rows = await self._writer.read([key for key, done in zip(some, answers, strict=True) if not done])
-            left = [key for key, done in zip(some, answers, strict=True) if not done]
-            for key, row in zip(left, rows, strict=True):
+            rows = dict(zip(some, await self._writer.read(some), strict=True))
+            if name == "ended":
+                await self._make_room([key for key, row in rows.items() if _has_ended(row, until)])
+            touched += sum(await asyncio.gather(*[self._writer.write(key, rule) for key in some]))
+            for key, row in rows.items():
                 if row.state.entry is None:
                     self._link.later(*self._hints.forget(key))
         return touched
+
+    async def _make_room(self, keys: Sequence[str]) -> None:
+        """First goes what needs no room to go: a Redis that is full can do nothing else."""
+        if keys:
+            await self._link.write(*[("UNLINK", part) for key in keys for part in self._names(key).content])
 
     async def _joined(self, attempt: Attempt) -> Response | None:
         """The record that an attempt joins."""
@@ -314,6 +319,11 @@ class RedisStore:
             raise StoreUnavailable("It took too long to record the create.") from None
         finally:
             self._link.later(Call(UNLOCK, (lock,), (mine,)))
+
+
+def _has_ended(row: Row, by: float) -> bool:
+    entry = row.state.entry
+    return entry is not None and entry.response.ended_at is not None and entry.response.ended_at <= by
 
 
 def _is_named(row: Row, route: str, response_id: str, owner: str | None) -> bool:

@@ -38,6 +38,14 @@ def client_of(url: RedisUrl, *, timeout_s: float) -> Any:
     return Redis(host=host, port=port, db=url.database, **user, **common)
 
 
+async def hang_up(client: Any) -> None:
+    """Close all its connections, those to Sentinels too."""
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    await client.aclose()
+    for sentinel in manager.sentinels if manager is not None else ():
+        await sentinel.aclose()
+
+
 def _tls(url: RedisUrl) -> dict[str, Any]:
     if not url.tls:
         return {}

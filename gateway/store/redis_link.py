@@ -20,11 +20,14 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import (
     BusyLoadingError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
 
 from gateway.domain.errors import StoreUnavailable
+from gateway.store.redis_client import hang_up
 from gateway.store.redis_scripts import Script
 
 Value = bytes | str | int | float
@@ -145,7 +148,7 @@ class Link:
             await asyncio.wait(self._tasks, timeout=_CANCELLED_S)
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(self.timeout_s):
-                await self.client.aclose()
+                await hang_up(self.client)
 
 
 class _Line:
@@ -215,7 +218,7 @@ class _Line:
         for command in commands:
             pipeline.execute_command(*command)
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
-        if any("READONLY" in str(answer) for answer in answers if isinstance(answer, ResponseError)):
+        if any(map(_is_read_only, answers)):
             # What has become a replica is left: the name may lead to another server by now.
             await (client.aclose() if self._link.is_cluster else client.connection_pool.disconnect(False))
         return answers
@@ -234,11 +237,11 @@ def _spelt(command: Command, *, whole: bool) -> tuple[Value, ...]:
 def _unavailable(error: Exception) -> StoreUnavailable:
     """One line that says what is wrong."""
     said = str(error)
-    if isinstance(error, ResponseError) and "OOM " in said:
+    if isinstance(error, OutOfMemoryError) or "OOM command" in said:
         why = "Redis has no memory left: raise its maxmemory, or keep responses for a shorter time."
     elif isinstance(error, BusyLoadingError):
         why = "Redis is still loading its data."
-    elif isinstance(error, ResponseError) and "READONLY " in said:
+    elif _is_read_only(error):
         why = "This Redis is a replica, which cannot be written."
     elif isinstance(error, ResponseError):
         why = f"Redis refused a command: {_line(error)}."
@@ -249,6 +252,11 @@ def _unavailable(error: Exception) -> StoreUnavailable:
     unavailable = StoreUnavailable(why)
     unavailable.__cause__ = error
     return unavailable
+
+
+def _is_read_only(answer: object) -> bool:
+    """An older Redis says it of a script in the text of another error."""
+    return isinstance(answer, ReadOnlyError) or (isinstance(answer, ResponseError) and "READONLY" in str(answer))
 
 
 def _line(error: Exception) -> str:

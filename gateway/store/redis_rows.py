@@ -53,6 +53,11 @@ class Names:
     channel: bytes
     turn: bytes
 
+    @property
+    def content(self) -> tuple[bytes, bytes]:
+        """What goes when its time is over, whatever becomes of the rest."""
+        return self.log, self.body
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
