@@ -9,10 +9,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+Told = Callable[[Any, BaseException | None], None]
+"""Is told what a job returned, or None and what it raised."""
 
 
 class JobThread:
@@ -20,16 +23,20 @@ class JobThread:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
-        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._jobs: SimpleQueue[tuple[Told, Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
+        self._done: deque[tuple[Told, Any, BaseException | None]] = deque()
         self._waking = False
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def do(self, job: Callable[..., _T], *args: Any) -> "asyncio.Future[_T]":
         """What the job returns or raises. Jobs are done in the order of asking."""
         done: asyncio.Future[_T] = self._loop.create_future()
-        self._jobs.put((done, job, args))
+        self.tell(partial(_settle, done), job, *args)
         return done
+
+    def tell(self, told: "Told", job: Callable[..., Any], *args: Any) -> None:
+        """Call `told` in the loop with what the job returns, or raises: one turn of the loop before a future would."""
+        self._jobs.put((told, job, args))
 
     def end(self) -> None:
         """End the thread, once what was asked for is done."""
@@ -40,13 +47,13 @@ class JobThread:
             self._do(*order)
             del order  # what the job was given is not to outlive it until the next one comes
 
-    def _do(self, done: "asyncio.Future[Any]", job: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _do(self, told: "Told", job: Callable[..., Any], args: tuple[Any, ...]) -> None:
         result, error = None, None
         try:
             result = job(*args)
         except BaseException as raised:  # whatever it is, somebody waits for it
             error = raised
-        self._done.append((done, result, error))
+        self._done.append((told, result, error))
         # The loop clears this before it looks: what is added after its look wakes it again.
         if not self._waking:
             self._waking = True
@@ -55,11 +62,19 @@ class JobThread:
 
     def _tell(self) -> None:
         self._waking = False
-        while self._done:
-            done, result, error = self._done.popleft()
-            if done.done():
-                continue  # whoever asked has gone
-            if error is None:
-                done.set_result(result)
-            else:
-                done.set_exception(error)
+        try:
+            while self._done:
+                told, result, error = self._done.popleft()
+                told(result, error)
+        finally:
+            if self._done:  # one could not be told: the others are
+                self._loop.call_soon(self._tell)
+
+
+def _settle(done: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    if done.done():
+        return  # whoever asked has gone
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)

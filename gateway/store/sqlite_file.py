@@ -26,8 +26,11 @@ _BEFORE_ALL = ("PRAGMA locking_mode=EXCLUSIVE", "PRAGMA temp_store=MEMORY")
 
 # What was added since the first files were made: such a file gets these tables when it is opened, and whoever does not
 # know them may still open the file. An end that is due has the number 2 * rid, one that came late 2 * rid + 1; an
-# attempt is there while others may join it.
+# attempt is there while others may join it. Of most responses, which have completed, the indexes of what runs and of
+# what did not go as usual have nothing, and nothing has to be written there.
 _ADDED = """
+CREATE INDEX IF NOT EXISTS record_running ON record(live) WHERE live = 1;
+CREATE INDEX IF NOT EXISTS record_unusual ON record(status) WHERE status <> 'completed';
 CREATE TABLE IF NOT EXISTS due(number INTEGER PRIMARY KEY, at REAL NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS due_at ON due(at);
 CREATE TABLE IF NOT EXISTS attempt(
@@ -35,6 +38,11 @@ CREATE TABLE IF NOT EXISTS attempt(
     retry INTEGER NOT NULL, fate TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS attempt_name ON attempt(name);
+"""
+
+_REPLACED = """
+DROP INDEX IF EXISTS record_live;
+DROP INDEX IF EXISTS record_status;
 """
 
 # A log is rows of `batch`, one per append, in the order of their arrival: a row goes to the end of the table and of few
@@ -46,8 +54,6 @@ CREATE TABLE record(
     rid INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, live INTEGER NOT NULL, status TEXT, stuck INTEGER NOT NULL,
     ended_at REAL, content_ended_at REAL, crc INTEGER NOT NULL, data BLOB NOT NULL
 );
-CREATE INDEX record_live ON record(live);
-CREATE INDEX record_status ON record(status);
 CREATE INDEX record_ended ON record(ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX record_content ON record(content_ended_at) WHERE content_ended_at IS NOT NULL;
 CREATE TABLE alias(
@@ -171,7 +177,7 @@ def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability, 
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise Unusable(_damaged(path, found))
-        connection.executescript(_ADDED)
+        connection.executescript(_ADDED + _REPLACED)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
     return bytes(connection.execute("SELECT value FROM meta WHERE name='owner_key'").fetchone()[0])

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.domain.attempt import Attempt
 from gateway.domain.events import Event
-from gateway.domain.response import Body
+from gateway.domain.response import Body, Status
 from gateway.store import sqlite_attempts, sqlite_due
 from gateway.store.encoding import damaged, decode, encode
 from gateway.store.port import PAGE_BYTES, Query
@@ -239,9 +239,16 @@ def attempt_rows(db: sqlite3.Connection, name: str) -> list[Row]:
 
 def listed_rows(db: sqlite3.Connection, query: Query) -> list[Row]:
     """The records that a query asks for, newest first."""
-    wanted = {"live": query.live, "status": query.status, "stuck": query.stuck}
-    terms = [f"{column} = ?" for column, value in wanted.items() if value is not None]
-    values: list[Any] = [value for value in wanted.values() if value is not None]
+    terms: list[str] = []
+    values: list[Any] = []
+    # An index of some rows is used where the words say that none but those are wanted.
+    if query.live is not None:
+        terms.append(f"live = {query.live:d}")
+    if query.stuck is not None:
+        terms.append("stuck = 1 AND live = 1" if query.stuck else "stuck = 0")
+    if query.status is not None:
+        terms.append("status = ?" if query.status == Status.COMPLETED else "status = ? AND status <> 'completed'")
+        values.append(query.status)
     if query.before is not None:
         terms.append("rid < (SELECT rid FROM record WHERE key = ?)")
         values.append(query.before)

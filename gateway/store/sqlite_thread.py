@@ -128,23 +128,17 @@ class SqliteThread:
             or sqlite_attempts.written(held.state.attempt, after.attempt)
         ]
         if writes:
-            self._run(sqlite_rows.commit, writes).add_done_callback(partial(self._committed, states, answers))
+            committed = partial(self._tell, states, answers)
+            self._thread.tell(committed, _explained, sqlite_rows.commit, self._file.connection, writes)
         else:
-            self._tell(states, answers, None)
-
-    def _committed(
-        self,
-        states: dict[Held, State],
-        answers: Sequence[tuple["asyncio.Future[Any]", Any]],
-        commit: "asyncio.Future[None]",
-    ) -> None:
-        self._tell(states, answers, commit.exception())
+            self._tell(states, answers)
 
     def _tell(
         self,
         states: dict[Held, State],
         answers: Sequence[tuple["asyncio.Future[Any]", Any]],
-        failure: BaseException | None,
+        _: None = None,
+        failure: BaseException | None = None,
     ) -> None:
         """Make it true and tell the callers, or tell them that it failed; then go on with what has gathered."""
         if failure is None:
