@@ -226,6 +226,15 @@ async def test_the_turns_of_a_session_follow_each_other(sides, play):
     assert [end.response.previous_response_id for end in ends] == [None, ends[0].response.response_id]
 
 
+async def test_a_session_goes_on_after_a_resume_by_id_and_position(sides, play):
+    through = (await sides(simulated=RUNNING)).through
+    done = await said(play, through, "turn_after_resume")
+    first, second = [seen.json() for seen in through.upstream.simulator.asked("/responses", "POST")]
+    assert done["text"]
+    assert "previous_response_id" not in first
+    assert second["previous_response_id"] == done["first"]
+
+
 @pytest.mark.parametrize("scenario", ["drops", "drops_within"])
 async def test_a_line_that_breaks_upstream_ends_a_run_there_and_not_here(sides, play, scenario):
     both = await sides()

@@ -175,6 +175,13 @@ async def test_the_sdk_sends_again_what_upstream_refuses_for_now(sides, play):
     assert len(both.through.gateway.facts.of(Created)) == 1
 
 
+async def test_what_is_no_response_is_the_same(sides, play):
+    both = await sides()
+    direct, through = [await said(play, side, "others") for side in (both.direct, both.through)]
+    assert through == direct
+    assert [gone.get("status") or gone.get("deleted") for gone in through[-2:]] == [True, 404]
+
+
 async def test_the_base_url_may_end_in_a_slash(sides, node):
     through = (await sides()).through
     program = await node(SCRIPT, "retries", f"{through.base_url}/", body=ask())

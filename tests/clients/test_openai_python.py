@@ -418,6 +418,51 @@ async def test_the_stream_helper_takes_comments_and_keepalive_events_in_long_sil
     assert final.status == "completed"
 
 
+async def test_what_is_no_response_is_the_same(sides, client_of):
+    async def scene(sdk, side):
+        said = [{"type": "message", "role": "user", "content": "What did the tide bring?"}]
+        conversation = await sdk("conversations.create", items=said, metadata={"tide": "high"})
+        updated = await sdk("conversations.update", conversation.id, metadata={"tide": "low"})
+        added = await sdk("conversations.items.create", conversation.id, items=said)
+        items = await sdk("conversations.items.list", conversation.id, limit=1, order="asc")
+        item = await sdk("conversations.items.retrieve", items.data[0].id, conversation_id=conversation.id)
+        gone = await sdk("conversations.delete", conversation.id)
+        hook = {"name": "tides", "url": "https://example.org", "event_types": ["response.completed"]}
+        endpoint = await sdk("webhooks.create", **hook)
+        rotated = await sdk("webhooks.rotate_secret", endpoint.id)
+        tested = await sdk("webhooks.test", endpoint.id, event_type="response.completed")
+        listed = await sdk("webhooks.list")
+        counted = await sdk("responses.input_tokens.count", model="gpt-5.2", input="What did the tide bring?")
+        compacted = await sdk("responses.compact", model="gpt-5.2", input=said)
+        refused = await refusal(sdk, "conversations.retrieve", conversation.id)
+        assert (len(items.data), counted.input_tokens > 0, gone.deleted) == (1, True, True)
+        found = (conversation, updated, added, items, item, gone, endpoint, rotated, tested, listed, counted, compacted)
+        return [*map(plain, found), refused]
+
+    both = await sides()
+    await on_both(both, client_of, scene)
+    asked = [[(seen.method, seen.path, seen.body) for seen in side.upstream.simulator.requests] for side in
+             (both.direct, both.through)]  # fmt: skip
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("background", [True, False])
+async def test_the_beta_of_several_agents_is_the_same(sides, client_of, background):
+    async def scene(sdk, side):
+        agents = {"betas": ["responses_multi_agent=v1"], "multi_agent": {"enabled": True}, "background": background}
+        stream = await sdk("beta.responses.create", **ask(), **agents, stream=True)
+        first = await sdk.each(stream, 2)
+        side.later()
+        events = first + await sdk.each(stream)
+        shown = await sdk("beta.responses.retrieve", first[0].response.id, betas=agents["betas"])
+        without = await refusal(sdk, "beta.responses.create", **ask(), multi_agent={"enabled": True})
+        return [*map(plain, events), plain(shown), without]
+
+    *events, shown, without = await on_both(await sides(), client_of, scene)
+    assert {"agent_name": "/root"} in [event.get("agent") for event in events]
+    assert (shown["status"], without[1]) == ("completed", 400)
+
+
 @pytest.mark.parametrize("written", ["{}", "{}/"])
 async def test_the_base_url_may_end_in_a_slash(sides, client_of, written):
     through = (await sides()).through

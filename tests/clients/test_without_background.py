@@ -186,6 +186,27 @@ async def test_langchains_timer_between_events_is_kept_by_keepalive_events_and_n
     assert library.end(await alive.says()) == library.whole
 
 
+@pytest.mark.parametrize("library", LIBRARIES[2:], indirect=True, ids=["vercel"])
+async def test_vercels_timer_between_chunks_sees_keepalive_events_where_it_is_shown_raw_chunks(sides, play, library):
+    """It is off unless an application asks for it, and runs from one thing that the model said to the next."""
+    both = await sides(heartbeat_s=0.1, keepalive_s=0.1)
+    raw = {"timeout": {"chunkMs": 5000}, "includeRawChunks": True}
+    tries = ((both.through, raw), (both.through, {**raw, "includeRawChunks": False}), (both.direct, raw))
+    alive, unshown, unheard = [await play(library, side, "stream", options=options) for side, options in tries]
+    for program in (alive, unshown, unheard):
+        await program.says()
+        await program.told()
+    await until(
+        lambda: (both.through.upstream.simulator.connections(), both.direct.upstream.simulator.connections()) == (2, 1)
+    )
+    both.direct.later(2)
+    both.through.later(2)
+    assert [library.end(await program.says()) for program in (unheard, unshown)] == ["abort", "abort"]
+    # So long this one has been silent, too.
+    both.through.later()
+    assert library.end(await alive.says()) == library.whole
+
+
 async def test_long_silence_with_keepalive_events_disturbs_nobody(sides, play, library):
     through = (await sides(heartbeat_s=0.05, keepalive_s=0.05)).through
     program = await play(library, through, "stream")

@@ -220,6 +220,24 @@ async def turns(base_url: str, scenario: dict[str, Any]) -> None:
     say({"texts": texts, "session": session.to_dict()["service_session_id"]})
 
 
+async def turn_after_resume(base_url: str, scenario: dict[str, Any]) -> None:
+    """Leaves the first turn of a session, resumes it by id and position, and has a second turn."""
+    agent = agent_of(base_url, scenario)
+    session = agent.create_session()
+    token, last = None, None
+    async for update in agent.run("What did the tide bring?", stream=True, session=session, options=BACKGROUND):
+        token, last = update.continuation_token or token, shown(update)["number"]
+        if last == 20:
+            break
+    options = {**BACKGROUND, "continuation_token": {"response_id": f"{token['response_id']}~{last}"}}
+    async for _ in agent.run(stream=True, session=session, options=options):
+        pass
+    run = agent.run("And yesterday?", stream=True, session=session, options=BACKGROUND)
+    async for _ in run:
+        pass
+    say({"first": token["response_id"], "text": (await run.get_final_response()).text})
+
+
 async def stream_what_was_polled(base_url: str, scenario: dict[str, Any]) -> None:
     """Begins without a stream, and asks for one later."""
     agent = agent_of(base_url, scenario)
@@ -277,6 +295,7 @@ play(
             begin_and_save,
             load_and_finish,
             turns,
+            turn_after_resume,
             stream_what_was_polled,
             resume_foreground,
             leave_open,

@@ -138,6 +138,21 @@ await play({
     say(refused);
   },
 
+  // What is no response: a conversation, a count, a compaction.
+  async others({ baseURL }) {
+    const client = clientOf(baseURL);
+    const items = [{ type: "message", role: "user", content: "What did the tide bring?" }];
+    const made = await client.conversations.create({ items, metadata: { tide: "high" } });
+    const updated = await client.conversations.update(made.id, { metadata: { tide: "low" } });
+    const added = await client.conversations.items.create(made.id, { items });
+    const listed = await client.conversations.items.list(made.id, { limit: 1, order: "asc" });
+    const counted = await client.responses.inputTokens.count({ model: "gpt-5.2", input: items });
+    const compacted = await client.responses.compact({ model: "gpt-5.2", input: items });
+    const gone = await client.conversations.delete(made.id);
+    const missing = await outcome(client.conversations.retrieve(made.id));
+    say([made, updated, added, listed.data, counted, compacted, gone, missing]);
+  },
+
   async retries({ baseURL, body }) {
     say(await clientOf(baseURL, { maxRetries: 2 }).responses.create({ ...body, background: true }));
   },

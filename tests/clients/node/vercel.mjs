@@ -22,10 +22,10 @@ await play({
     }
   },
 
-  // Says when it has begun; then all its parts.
-  async stream({ baseURL, scenario }) {
+  // Says when it has begun; then all its parts. `options` are streamText's.
+  async stream({ baseURL, scenario, options = {} }) {
     const model = modelOf(baseURL, scenario);
-    const result = streamText({ model, prompt, maxRetries: 0, onError() {} }); // begins at once
+    const result = streamText({ model, prompt, maxRetries: 0, onError() {}, ...options }); // begins at once
     say("begun");
     await told();
 
@@ -36,6 +36,7 @@ await play({
       for await (const part of result.fullStream) {
         if (part.type === "text-delta") text += part.text;
         if (part.type === "error") errors.push(part.error.message);
+        if (part.type === "abort") finishReason = part.type;
         if (part.type === "finish") finishReason = part.finishReason;
       }
     };
