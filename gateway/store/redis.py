@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
 
 from gateway.config_store import RedisUrl, without_password
 from gateway.domain.attempt import Attempt
@@ -32,6 +32,7 @@ from gateway.store.redis_scripts import UNLOCK
 from gateway.store.redis_writing import Turns, Writer
 
 _PREFIX = "responses"
+_REMEMBERED_NAMES = 4096
 _AT_ONCE = 100
 _PURGED_AT_ONCE = 20
 _PURGED_PER_CALL = 200
@@ -64,7 +65,7 @@ class RedisStore:
         self._clock = clock
         self._url = without_password(url)
         self._link = Link(client_of(parsed, timeout_s=timeout_s), timeout_s=timeout_s)
-        self._names: Callable[[str], Names] = partial(names_of, prefix)
+        self._names: Callable[[str], Names] = lru_cache(_REMEMBERED_NAMES)(partial(names_of, prefix))
         self._hints = Hints(prefix)
         self._processes = Processes(self._link, self._hints)
         self._dues = Dues(self._link, self._hints, self._names, self._processes)

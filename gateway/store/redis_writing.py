@@ -14,7 +14,6 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -140,7 +139,8 @@ class Writer:
     def _appended(self, key: str, before: int, events: Sequence[Event]) -> None:
         row = self._rows.get(key)
         if row is not None:
-            self._rows[key] = replace(row, state=structs.replace(row.state, tail=events[-1].number))
+            state = structs.replace(row.state, tail=events[-1].number)
+            self._rows[key] = Row(state, row.version, row.writes, row.order)
         self._logs.hear(key, Said(before), tuple((event.number, event.frame) for event in events))
 
     async def _write(self, key: str, rule: Rule[_T], row: Row | None) -> _T:
