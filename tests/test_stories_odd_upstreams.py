@@ -311,6 +311,19 @@ async def test_tracked_by_stream_a_background_response_needs_no_poll_and_can_be_
     assert upstream.asked("GET", "/responses") == 0
 
 
+@pytest.mark.parametrize("tracking", ["poll", "stream"])
+async def test_to_cancel_what_has_ended_shows_it_however_it_is_tracked(stage, tracking):
+    _, gateway = await stage(background_tracking=tracking)
+    client = gateway.client()
+    created = await client.responses.create(**ask(), background=True)
+    await gateway.facts.wait_for(Ended)
+    cancelled = await client.responses.cancel(created.id)
+    assert (cancelled.id, cancelled.status, bool(cancelled.output_text)) == (created.id, "completed", True)
+    streamed = await all_of(await client.responses.create(**job()))
+    refused = await fetch(f"{gateway.url}/v1/responses/{streamed[0]['response']['id']}/cancel", "POST")
+    assert (refused.status, refused.error["message"]) == (400, "Cannot cancel a completed response.")
+
+
 async def test_where_upstream_refuses_the_stream_tracking_falls_back_to_polls(stage):
     upstream, gateway = await stage(background_tracking="stream")
     created = await gateway.client().responses.create(**ask("refuses_stream"), background=True)

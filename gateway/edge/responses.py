@@ -17,6 +17,7 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.domain.facts import Cancelled, StoreFailed, TokenRedeemed
 from gateway.domain.headers import beta, credential
 from gateway.domain.lifecycle import give_up
+from gateway.domain.mode import Mode
 from gateway.domain.response import Ending, Response
 from gateway.domain.snapshot import read_snapshot
 from gateway.edge import polling, stream
@@ -181,12 +182,23 @@ async def _ask(
     # A client that leaves now does not undo what upstream has done.
     learning = _learn(context, request, response, answer, whole_body, told, stranger=stranger)
     await asyncio.shield(context.tracker.spawn(learning, "learn"))
-    if answer.status == 404 and response.terminal and request.method == "GET":
+    if response.terminal and _store_knows_better(request, response, answer):
         stored = await context.store.body(response.key)
         if stored is not None:
             answer.close()
             return whole(200, [*stored.headers, ("x-gateway-served", "store")], stored.bytes)
     return await relay(context, request, answer)
+
+
+def _store_knows_better(request: web.Request, response: Response, answer: Answer) -> bool:
+    """Upstream has forgotten it; or refuses to cancel what has ended because it was streamed, which only we asked for.
+
+    A response that was not streamed is shown instead, as it is.
+    """
+    if request.method == "GET":
+        return answer.status == 404
+    unasked = response.mode is Mode.BACKGROUND and response.logged
+    return answer.status == 400 and unasked and request.method == "POST"
 
 
 async def _learn(

@@ -58,7 +58,8 @@ async def refusal(sdk, method, *arguments, **named):
     return type(error).__name__, error.status_code, error.body, error.message
 
 
-async def test_the_life_of_a_polled_response_is_the_same(sides, client_of):
+@pytest.mark.parametrize("tracking", ["poll", "stream"])
+async def test_the_life_of_a_polled_response_is_the_same(sides, client_of, tracking):
     async def scene(sdk, side):
         created = await sdk("responses.create", **ask(), background=True)
         side.later(1)
@@ -75,10 +76,11 @@ async def test_the_life_of_a_polled_response_is_the_same(sides, client_of):
         assert (created.status, running.status, gone) == ("queued", "in_progress", None)
         return list(map(plain, (created, running, done, items, again)))
 
-    await on_both(await sides(), client_of, scene)
+    await on_both(await sides(background_tracking=tracking), client_of, scene)
 
 
-async def test_a_cancel_is_the_same_at_any_time(sides, client_of):
+@pytest.mark.parametrize("tracking", ["poll", "stream"])
+async def test_a_cancel_is_the_same_at_any_time(sides, client_of, tracking):
     async def scene(sdk, side):
         stuck = await sdk("responses.create", **ask("stuck"), background=True)
         first = await sdk("responses.cancel", stuck.id)
@@ -88,7 +90,7 @@ async def test_a_cancel_is_the_same_at_any_time(sides, client_of):
         assert {first.status, second.status, shown.status} == {"cancelled"}
         return [*map(plain, (first, second, shown)), await refusal(sdk, "responses.cancel", foreground.id)]
 
-    await on_both(await sides(), client_of, scene)
+    await on_both(await sides(background_tracking=tracking), client_of, scene)
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -289,6 +291,16 @@ async def test_errors_are_upstreams_own(sides, client_of):
         ]
 
     await on_both(await sides(), client_of, scene)
+
+
+async def test_tracked_by_its_stream_a_create_is_refused_as_upstream_refuses_it(sides, client_of):
+    async def scene(sdk, side):
+        bodies = [ask("rejected"), ask("detail_error"), ask("refuses_stream"), {"model": "gpt-5.2"}]
+        refused = [await refusal(sdk, "responses.create", **body, background=True) for body in bodies[:2]]
+        made = await sdk("responses.create", **bodies[2], background=True)
+        return [*refused, plain(made), await refusal(sdk, "responses.create", **bodies[3], background=True)]
+
+    await on_both(await sides(background_tracking="stream"), client_of, scene)
 
 
 async def test_the_sdk_sends_again_what_upstream_refuses_for_now(sides, client_of):
