@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis_server
 from processes import Process, eventually, serve
 from project import project_upstream
 from running import Running, Upstream
@@ -32,14 +33,15 @@ COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 def run(parts: AsyncExitStack, tmp_path: Path) -> Serve:
     """Start gateways on one SQLite file, one after the other, each with its sealing keys."""
 
-    async def start(upstream: Upstream, *keys: str) -> Process:
+    async def start(upstream: Upstream, *keys: str, store: str = f"sqlite:///{tmp_path}/responses.db") -> Process:
         process = await serve(
             upstream.url,
-            f"sqlite:///{tmp_path}/responses.db",
+            store,
             environ={"GATEWAY_SEALING_KEYS": ",".join(keys)},
             poll_schedule_s="0.05,0.1,0.2",
             upstream_retry_max_s=0.2,
             drain_delay_s=0,
+            lease_s=1,
         )
         parts.push_async_callback(process.close)
         return process
@@ -77,6 +79,10 @@ def at_rest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     return [json.loads(one)["response"] for one in records], places
 
 
+def all_files(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
 async def ended(process: Process, response_id: str) -> dict[str, Any]:
     """The story of a response once it has ended; asking the operator's side is no request of an owner."""
 
@@ -112,6 +118,33 @@ async def test_after_kill_9_a_background_response_goes_on_without_its_owner(
         assert numbers(replay) == await upstream.numbers_of(response_id)
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["polled", "pumped"])
+@pytest.mark.parametrize("how", ["killed", "told to stop"])
+async def test_another_gateway_goes_on_without_the_owner(
+    simulate: Simulate, run: Serve, tmp_path: Path, how: str, streamed: bool
+) -> None:
+    upstream = await simulate(**STILL)
+    one, other = [await run(upstream, OLD, store=redis_server.url_for(tmp_path)) for _ in range(2)]
+    if streamed:
+        stream = await one.client().responses.create(**job(delta_count=50))
+        upstream.simulator.skip(1)
+        response_id = (await some(stream, 3))[0]["response"]["id"]
+    else:
+        response_id = (await one.client().responses.create(**ask(), background=True)).id
+    asked = len(upstream.simulator.requests)
+    await (one.kill() if how == "killed" else told_to_stop(one))
+
+    upstream.simulator.skip(60)
+    assert (await ended(other, response_id))["status"] == "completed"
+    later = upstream.simulator.requests[asked:]
+    assert {(seen.method, seen.header("Authorization")) for seen in later} == {("GET", "Bearer sk-test")}
+
+
+async def told_to_stop(process: Process) -> None:
+    process.tell_to_stop()
+    assert await process.stopped() == 0
+
+
 async def test_tokens_rotate_through_two_restarts_and_the_newest_one_goes_on(parts: AsyncExitStack, run: Serve) -> None:
     upstream, project = await project_upstream(parts, "token-0")
     process = await run(upstream, OLD)
@@ -138,8 +171,7 @@ async def test_a_key_is_changed_in_two_restarts_without_any_owner(simulate: Simu
     process = await run(upstream, OLD)
     created = await process.client().responses.create(**ask(), background=True)
     for keys in ((NEW, OLD), (NEW,)):
-        process.tell_to_stop()
-        await process.stopped()
+        await told_to_stop(process)
         process = await run(upstream, *keys)
 
     upstream.simulator.skip(60)
@@ -256,6 +288,26 @@ async def test_nobody_reads_a_credential_in_the_store(simulate: Simulate, run: S
         assert not [place for place, content in places.items() if spelt in content]
     # What it is sealed in is shown to nobody either.
     assert not [page for page, content in shown.items() if b"sealed" in content or b"gAAAAA" in content]
+
+
+async def test_nobody_reads_a_credential_in_redis(
+    parts: AsyncExitStack, simulate: Simulate, run: Serve, tmp_path: Path
+) -> None:
+    upstream = await simulate(**STILL)
+    server = redis_server.RedisServer(tmp_path / "redis").start()
+    parts.callback(server.kill)
+    process = await run(upstream, OLD, store=server.url)
+    secret = "sk-only-for-its-owner-and-upstream"
+    created = await process.client(secret).responses.create(**ask(), background=True)
+    during = all_files(server.folder)
+    await process.client(secret).responses.cancel(created.id)
+    await process.kill()
+    server.kill()
+    # Everything that Redis was ever told stands in its log.
+    for spelt in (secret.encode(), b64encode(secret.encode())[:-4], secret.encode().hex().encode()):
+        assert spelt not in all_files(server.folder)
+    assert during.count(b"gAAAAA") >= 1
+    assert created.id.encode() in during
 
 
 async def test_a_seal_is_good_for_its_own_response_only(simulate: Simulate, embed: Embed) -> None:
