@@ -8,11 +8,11 @@ import re
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lives import a_life, one_of_each
+from msgspec import structs
 from readme import BETWEEN_BLOCKS, EXAMPLES, MARK, README
 from running import PATIENCE_S, Running, Upstream
 
@@ -94,7 +94,7 @@ def test_the_log_line_that_readme_shows_has_the_fields_of_those_that_are_written
     stream = io.StringIO()
     logs = configure("info", "json", stream)
     (ended,) = (fact for fact in a_life() if isinstance(fact, Ended))
-    logs.observe(replace(ended, response=ended.response.but(upstream_request_id="req_1")))
+    logs.observe(structs.replace(ended, response=ended.response.but(upstream_request_id="req_1")))
     logs.close()
     assert list(json.loads(shown)) == list(json.loads(stream.getvalue()))
 

@@ -5,13 +5,13 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import datetime
 from threading import Event
 from typing import Any
 
 import pytest
 from lives import TRACE, T, a_life, a_response, ended, one_of_each
+from msgspec import structs
 
 from gateway.domain import facts
 from gateway.domain.mode import Mode
@@ -160,7 +160,7 @@ def test_quieter_lines_than_asked_for_are_not_written() -> None:
 
 
 def test_no_words_of_upstreams_and_no_owner_are_in_any_line() -> None:
-    told = [replace(fact, response=fact.response.but(error_message="a prompt", owner="an owner"))
+    told = [structs.replace(fact, response=fact.response.but(error_message="a prompt", owner="an owner"))
             for fact in [*one_of_each(), ended(Status.FAILED)] if isinstance(fact, facts.ResponseFact)]  # fmt: skip
     text = written([*told], level="debug")
     assert len(text.splitlines()) > 10
@@ -213,7 +213,7 @@ def test_an_error_that_nobody_foresaw_names_the_request_and_the_response_it_hit(
 
 def test_the_line_of_a_request_tells_what_it_was_and_about_which_response() -> None:
     served = facts.RequestServed(T, "GET", "/v1/responses/{id}", 200, None, 0.1, 2.5, True, 0, 512)
-    about = replace(served, request_id="request-2", response=a_response())
+    about = structs.replace(served, request_id="request-2", response=a_response())
     passed, told = lines(written([served, about], level="debug"))
     del passed["timestamp"]
     assert passed == {
@@ -283,7 +283,7 @@ def test_a_message_that_does_not_fit_its_arguments_is_told_without_them(
 
 
 def _storm(of: facts.Fact) -> list[facts.Fact]:
-    return [replace(of, at=of.at + second) for second in range(50)]
+    return [structs.replace(of, at=of.at + second) for second in range(50)]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def _storm(of: facts.Fact) -> list[facts.Fact]:
     ids=lambda fact: type(fact).__name__,
 )
 def test_a_storm_is_ten_lines_of_a_kind_a_minute_unless_somebody_debugs(fact: facts.Fact) -> None:
-    found = lines(written([*_storm(fact), replace(fact, at=T + 61)]))
+    found = lines(written([*_storm(fact), structs.replace(fact, at=T + 61)]))
     assert [line.get("kept_back") for line in found] == [None] * 10 + [40]
     assert len(lines(written(_storm(fact), level="debug"))) == 50
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from lives import TRACE, T, a_life, a_response, ended, one_of_each
+from msgspec import structs
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -112,7 +113,7 @@ def test_no_kind_of_fact_is_missing_here() -> None:
 
 def surveyed(**changes: Any) -> facts.Surveyed:
     nothing = facts.Surveyed(T, live={}, oldest_created={}, oldest_progress={}, stuck={}, outstanding=0, followers=0)
-    return replace(nothing, **changes)
+    return structs.replace(nothing, **changes)
 
 
 def test_gauges_show_what_the_last_walk_found_and_nothing_of_the_one_before() -> None:
@@ -301,7 +302,7 @@ def test_only_a_streamed_answer_has_a_lifetime_and_every_byte_is_counted() -> No
     metrics = counting()
     one = facts.RequestServed(T, "POST", "/v1/responses", 200, None, 0.01, 90, received_bytes=10, sent_bytes=1000)
     metrics.observe(one)
-    metrics.observe(replace(one, streamed=True))
+    metrics.observe(structs.replace(one, streamed=True))
     assert value(metrics, "http_time_to_headers_seconds_count", route="/v1/responses") == 2
     assert value(metrics, "http_stream_lifetime_seconds_sum", route="/v1/responses") == 90
     assert value(metrics, "http_bytes_total", direction="received") == 20

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from lives import TRACE, T, a_life, a_response, ended
+from msgspec import structs
 from opentelemetry.trace import SpanKind
 from spanning import GRACE_S, attributes, exported, spans_after, tell
 
@@ -334,7 +335,7 @@ def served(detail: Any = None, status: int = 200, **changes: Any) -> facts.Reque
     """A client's GET of a response, by a client that records its own span."""
     about = {"response": a_response(status=Status.COMPLETED), "path": "/v1/responses/resp_1", "request_id": "request-2"}
     fact = facts.RequestServed(T + 9, "GET", "/responses/{id}", status, None, 0.5, 2.0, detail=detail, **about)
-    return replace(fact, **{"caller": CALLER, **changes})
+    return structs.replace(fact, **{"caller": CALLER, **changes})
 
 
 async def test_what_a_client_asks_for_within_a_span_of_its_own_stands_in_its_trace_and_links_to_the_generation() -> (

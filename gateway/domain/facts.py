@@ -4,8 +4,9 @@ Facts are return values of the pure fold and of whoever made a write that was ne
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from gateway.domain.continuation import CursorForm
 from gateway.domain.errors import Origin
@@ -24,27 +25,23 @@ ResumeRefusal = Literal["expired", "store", "overloaded", "error"]
 """Why a resume was not served: past its retention, the store is down, a limit, a fault."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(Struct, frozen=True):
     """Something happened at `at` (unix seconds)."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseFact(Fact):
+class ResponseFact(Fact, frozen=True):
     """Something happened to a response; `response` is its value afterwards."""
 
     response: Response
 
 
-@dataclass(frozen=True, slots=True)
-class Created(ResponseFact):
+class Created(ResponseFact, frozen=True):
     """Upstream gave its first answer to the create."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempted(ResponseFact):
+class Attempted(ResponseFact, frozen=True):
     """One HTTP request of the create to upstream, begun at `at`. `status` 0: no answer; `error` says what broke.
 
     `seconds` until the headers; `resends`: how many attempts for the same create went before it.
@@ -56,15 +53,13 @@ class Attempted(ResponseFact):
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused(ResponseFact):
+class Refused(ResponseFact, frozen=True):
     """Upstream, or the way to it, refused the create: there is no response. `status`: HTTP's; 0: none was told."""
 
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class Joined(ResponseFact):
+class Joined(ResponseFact, frozen=True):
     """A create sent again for the `retry`-th time, known `by` (`attempt.JoinedBy`), is answered with this response."""
 
     by: str
@@ -72,21 +67,18 @@ class Joined(ResponseFact):
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StatusChanged(ResponseFact):
+class StatusChanged(ResponseFact, frozen=True):
     """A new status, terminal or not."""
 
     before: Status | None
     after: Status
 
 
-@dataclass(frozen=True, slots=True)
-class FirstOutput(ResponseFact):
+class FirstOutput(ResponseFact, frozen=True):
     """The first event (or polled snapshot) that carries output."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended(ResponseFact):
+class Ended(ResponseFact, frozen=True):
     """Tracking ended: `response.ending` says why. Emitted once per response, by whoever's write was the one.
 
     `late`: the terminal status arrived after tracking had been given up; `source` is who saw the end.
@@ -96,20 +88,17 @@ class Ended(ResponseFact):
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class BecameStuck(ResponseFact):
+class BecameStuck(ResponseFact, frozen=True):
     """It should have moved and did not, for `response.stuck`'s reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered(ResponseFact):
+class Recovered(ResponseFact, frozen=True):
     """A stuck response moved again, or ended."""
 
     reason: Stuck
 
 
-@dataclass(frozen=True, slots=True)
-class Contradicted(ResponseFact):
+class Contradicted(ResponseFact, frozen=True):
     """Upstream said what cannot be; it was recorded and not applied.
 
     `what`: another_id, backwards, after_end, unknown_status, own_numbers, duplicate, after_terminal.
@@ -119,15 +108,13 @@ class Contradicted(ResponseFact):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamCut(ResponseFact):
+class UpstreamCut(ResponseFact, frozen=True):
     """Upstream's stream ended without a terminal event, or broke."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reattached(ResponseFact):
+class Reattached(ResponseFact, frozen=True):
     """An attempt, begun at `at`, to go on reading upstream after its last number: resumed, refused or failed."""
 
     after: int
@@ -136,22 +123,19 @@ class Reattached(ResponseFact):
     status: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TakenUp(ResponseFact):
+class TakenUp(ResponseFact, frozen=True):
     """A live response that no process held was taken up; `how`: pumped, polled, waits_for_owner, ended."""
 
     how: str
 
 
-@dataclass(frozen=True, slots=True)
-class LetGo(ResponseFact):
+class LetGo(ResponseFact, frozen=True):
     """This process holds a live response no more: `taken` by another process, or `handed_over`."""
 
     how: str
 
 
-@dataclass(frozen=True, slots=True)
-class Appended(ResponseFact):
+class Appended(ResponseFact, frozen=True):
     """A batch of events is in the log."""
 
     events: int
@@ -159,8 +143,7 @@ class Appended(ResponseFact):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamPolled(ResponseFact):
+class UpstreamPolled(ResponseFact, frozen=True):
     """One upstream GET, begun at `at`. `status` is the HTTP status (0: no answer).
 
     `lag`: how many seconds later than it was due; None: a client asked, no schedule. `news`: the response has another
@@ -175,8 +158,7 @@ class UpstreamPolled(ResponseFact):
     failures: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ClientPolled(ResponseFact):
+class ClientPolled(ResponseFact, frozen=True):
     """A client's GET of a response was answered with the HTTP status `status`."""
 
     outcome: PollOutcome
@@ -184,16 +166,14 @@ class ClientPolled(ResponseFact):
     status: int = 200
 
 
-@dataclass(frozen=True, slots=True)
-class PickedUp(ResponseFact):
+class PickedUp(ResponseFact, frozen=True):
     """A client learnt for the first time that a background response has ended, `seconds` after the gateway did."""
 
     by: Observed
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Attached(ResponseFact):
+class Attached(ResponseFact, frozen=True):
     """A reader began. `kind` is first, resume or replay, `behind` the events it had to catch up with."""
 
     kind: AttachKind
@@ -203,8 +183,7 @@ class Attached(ResponseFact):
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Detached(ResponseFact):
+class Detached(ResponseFact, frozen=True):
     """A reader left at `number` after `delivered` events, `replayed` of them from before it came.
 
     `form` and `after` are the cursor that it came with, `owner` is whom it was known as.
@@ -223,43 +202,37 @@ class Detached(ResponseFact):
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered(Fact):
+class Delivered(Fact, frozen=True):
     """Events went to a reader that keeps up, `seconds` after upstream's bytes came. A sample, not every write."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeRefused(Fact):
+class ResumeRefused(Fact, frozen=True):
     """A reader that named a position was not served from it."""
 
     reason: ResumeRefusal
 
 
-@dataclass(frozen=True, slots=True)
-class NumbersSkipped(ResponseFact):
+class NumbersSkipped(ResponseFact, frozen=True):
     """Upstream left out `missing` sequence numbers after `after`."""
 
     after: int
     missing: int
 
 
-@dataclass(frozen=True, slots=True)
-class TokenIssued(ResponseFact):
+class TokenIssued(ResponseFact, frozen=True):
     """A continuation token was shown to a client."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRedeemed(ResponseFact):
+class TokenRedeemed(ResponseFact, frozen=True):
     """An issued token came back, as a poll or a resume."""
 
     how: Literal["poll", "resume"]
     form: CursorForm
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled(ResponseFact):
+class Cancelled(ResponseFact, frozen=True):
     """Upstream was asked, at `at`, to cancel; `status` is its HTTP status, `seconds` what its answer took."""
 
     status: int
@@ -267,23 +240,20 @@ class Cancelled(ResponseFact):
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Purged(Fact):
+class Purged(Fact, frozen=True):
     """Content or records past their retention were deleted."""
 
     records: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoreFailed(Fact):
+class StoreFailed(Fact, frozen=True):
     """The store could not do `operation`."""
 
     operation: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Untracked(Fact):
+class Untracked(Fact, frozen=True):
     """A create went upstream without being tracked. `mode` None: not readable.
 
     `reason`: store; not_json; limit, of what one WebSocket may carry; unreadable, for a whole WebSocket from here on.
@@ -293,8 +263,7 @@ class Untracked(Fact):
     mode: Mode | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RequestServed(Fact):
+class RequestServed(Fact, frozen=True):
     """One request of a client was answered. `route` is a template, never a path; `method` a known one or `_OTHER`.
 
     `seconds` until the headers, `lifetime` until its end; `streamed`: as events. `response`: what it was about, if that
@@ -317,8 +286,7 @@ class RequestServed(Fact):
     caller: Caller | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Surveyed(Fact):
+class Surveyed(Fact, frozen=True):
     """What this process holds, counted in one walk over all of it. All times are unix seconds.
 
     `live`: how many by (status or None, mode). `oldest_created`, `oldest_progress`: of whichever was created, or moved,
@@ -334,8 +302,7 @@ class Surveyed(Fact):
     expires_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoreMeasured(Fact):
+class StoreMeasured(Fact, frozen=True):
     """How much room the store takes and has left, in bytes; None: there is no telling."""
 
     bytes: int
@@ -343,8 +310,7 @@ class StoreMeasured(Fact):
     capacity_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LoopLagged(Fact):
+class LoopLagged(Fact, frozen=True):
     """The event loop ran something `seconds` later than it was due."""
 
     seconds: float

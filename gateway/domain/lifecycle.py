@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from msgspec import Struct
+
 from gateway.domain.events import ERROR, LIFE_CYCLE, Event
 from gateway.domain.facts import Contradicted, Fact, FirstOutput, StatusChanged
 from gateway.domain.identifiers import identifier
@@ -67,8 +69,7 @@ class Outcome:
     due: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """What the fold made of something upstream said: the new value, the facts, and the ending if it was one.
 
     `events`: how many of the received events belong in the log; after a terminal event none does.

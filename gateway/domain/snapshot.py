@@ -4,16 +4,16 @@ Read from a reply's JSON body or from the `response` of a life-cycle event; the 
 """
 
 import zlib
-from dataclasses import dataclass
+from typing import Any
 
 import msgspec
+import msgspec.structs
 
 from gateway.domain.lenient import NULL, name, number, part, text
 from gateway.domain.response import TERMINAL, Status, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """`unknown_status` is a status that no document names; `fingerprint` changes when output or usage changes.
 
     `output_types`: which kinds of items a final output has, in order of appearance. `completed_at` is upstream's clock.
@@ -36,6 +36,10 @@ class Snapshot:
     has_output: bool
     fingerprint: int
     raw: bytes
+
+    def but(self, **fields: Any) -> "Snapshot":
+        """The same with other values in some fields."""
+        return msgspec.structs.replace(self, **fields)
 
 
 class _Error(msgspec.Struct):

@@ -146,7 +146,7 @@ class Creation:
 
     async def _made(self, live: Live, snapshot: Snapshot, headers: Headers) -> None:
         if snapshot.status is None and not live.response.mode.background:
-            snapshot = replace(snapshot, status=Status.COMPLETED)  # an answer that was waited for is the end
+            snapshot = snapshot.but(status=Status.COMPLETED)  # an answer that was waited for is the end
         try:
             await self._ledger.observe(live, snapshot, headers, source="create")
         except StoreUnavailable as error:

@@ -102,7 +102,8 @@ class Ledger:
             after = after.but(upstream_request_id=named)
         facts = (*self._created(live, step.body, at, after), *step.facts)
         if step.outcome is not None:
-            await self._end_observed(live, replace(step.outcome, response=after), facts, body, source)
+            outcome = step.outcome if after is step.response else replace(step.outcome, response=after)
+            await self._end_observed(live, outcome, facts, body, source)
             return True
         if live.epoch is None and not before.ended:
             # Its holder folds this in, when it next asks; the body is for everybody.
@@ -184,7 +185,8 @@ class Ledger:
             sealed=None,  # nobody asks upstream about it any more
         )
         due = self._telemetry.due(ended, late=known.ended)
-        return replace(outcome, response=ended, counts=live.take_counts(), due=due)
+        told = outcome.code, outcome.message
+        return Outcome(ended, outcome.body, outcome.closes_log, *told, counts=live.take_counts(), due=due)
 
     async def _end_observed(self, live: Live, outcome: Outcome, facts: Sequence[Fact], body: Body, source: str) -> None:
         """An end that a response object showed. A log that grew meanwhile is continued where it ends now."""
@@ -210,7 +212,7 @@ class Ledger:
     async def note(self, live: Live) -> None:
         """Write down what the store does not have yet."""
         value = live.response
-        change = replace(difference(live.saved, value), counts=live.take_counts())
+        change = Change(difference(live.saved, value).fields, live.take_counts())
         if not change.empty:
             try:
                 body = _written(live.body) if live.epoch is not None else None
