@@ -200,6 +200,18 @@ async def test_a_token_in_a_file_is_used_by_a_new_process(sides, play, tmp_path,
         assert done["after"] == list(range(len(done["after"])))
 
 
+async def test_a_token_in_a_file_with_a_position_goes_on_exactly_there_in_a_new_process(sides, play, tmp_path):
+    through = (await sides(simulated=RUNNING)).through
+    scene = {"file": str(tmp_path / "saved"), "streamed": True}
+    assert await (await play(through, "begin_and_save", count=30, **scene)).ended() == 0
+    done = await said(play, through, "load_and_finish", position=True, **scene)
+    assert done["before"] == list(range(30))
+    (left,) = {fact.response.response_id for fact in through.gateway.facts.of(Ended)}
+    whole = await fetch(f"{through.base_url}/responses/{left}?stream=true")
+    assert [number for number in done["after"] if number > 29] == [*range(30, len(whole.events))]
+    assert {whole.events[number]["type"] for number in done["after"] if number < 30}.isdisjoint({DELTA})
+
+
 async def test_a_token_in_a_file_is_good_after_a_restart_of_the_gateway(sides, play, framework, gateway_for, tmp_path):
     store = f"sqlite:///{tmp_path}/responses.db"
     through = (await sides(simulated=RUNNING, store=store)).through

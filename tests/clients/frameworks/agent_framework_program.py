@@ -174,7 +174,7 @@ async def structured(base_url: str, scenario: dict[str, Any], streamed: bool) ->
     say(response.value.model_dump())
 
 
-async def begin_and_save(base_url: str, scenario: dict[str, Any], file: str, streamed: bool) -> None:
+async def begin_and_save(base_url: str, scenario: dict[str, Any], file: str, streamed: bool, count: int = 3) -> None:
     """Begins, writes token and session to a file, and is no more."""
     agent = agent_of(base_url, scenario)
     session = agent.create_session()
@@ -183,7 +183,7 @@ async def begin_and_save(base_url: str, scenario: dict[str, Any], file: str, str
         async for update in agent.run("What did the tide bring?", stream=True, session=session, options=BACKGROUND):
             token = update.continuation_token or token
             numbers.append(shown(update)["number"])
-            if len(numbers) == 3:
+            if len(numbers) == count:
                 break
     else:
         response = await agent.run("What did the tide bring?", session=session, options=BACKGROUND)
@@ -192,8 +192,13 @@ async def begin_and_save(base_url: str, scenario: dict[str, Any], file: str, str
     await asyncio.to_thread(Path(file).write_text, json.dumps(saved), encoding="utf-8")
 
 
-async def load_and_finish(base_url: str, scenario: dict[str, Any], file: str, streamed: bool) -> None:
+async def load_and_finish(
+    base_url: str, scenario: dict[str, Any], file: str, streamed: bool, position: bool = False
+) -> None:
+    """Another process goes on: from the start, or from the position of the last event that the first one had."""
     saved = json.loads(await asyncio.to_thread(Path(file).read_text, encoding="utf-8"))
+    if position:
+        saved["token"]["response_id"] += f"~{saved['numbers'][-1]}"
     agent = agent_of(base_url, scenario)
     session = AgentSession.from_dict(saved["session"])
     options = {**BACKGROUND, "continuation_token": saved["token"]}
