@@ -140,6 +140,25 @@ async def test_another_gateway_goes_on_without_the_owner(
     assert {(seen.method, seen.header("Authorization")) for seen in later} == {("GET", "Bearer sk-test")}
 
 
+@pytest.mark.parametrize("keys", [(OLD,), ()], ids=["sealed", "not sealed"])
+async def test_an_operator_cancels_anywhere_what_is_sealed(
+    simulate: Simulate, gateway_for: Embed, tmp_path: Path, keys: tuple[str, ...]
+) -> None:
+    upstream = await simulate(**STILL)
+    shared = {"store": redis_server.url_for(tmp_path), "sealing_keys": keys}
+    one, other = [await gateway_for(upstream.url, **shared) for _ in range(2)]
+    created = await one.client().responses.create(**ask(), background=True)
+    answer = await fetch(f"{other.ops_url}/responses/{created.id}/cancel", "POST", key="sk-operator")
+    if keys:
+        assert (answer.status, answer.json["status"]) == (200, "cancelled")
+        asked = next(seen for seen in upstream.simulator.requests if seen.path.endswith("/cancel"))
+        assert asked.header("Authorization") == "Bearer sk-test"
+        assert (await one.client().responses.retrieve(created.id)).status == "cancelled"
+    else:
+        assert (answer.status, answer.error["code"]) == (409, "response_not_live")
+        assert "Another gateway holds" in answer.error["message"]
+
+
 async def told_to_stop(process: Process) -> None:
     process.tell_to_stop()
     assert await process.stopped() == 0

@@ -272,6 +272,40 @@ async def test_workers_that_end_again_and_again_are_given_up_and_without_any_lef
     assert (len(several.lines("worker_ended")), len(several.lines("worker_given_up"))) == (2, 2)
 
 
+def second_port_taken(parts: AsyncExitStack) -> int:
+    """A port that is free, with one behind it that is not."""
+    while True:
+        taken = socket.create_server(("127.0.0.1", 0))
+        before: int = taken.getsockname()[1] - 1
+        parts.callback(taken.close)
+        with suppress(OSError), socket.create_server(("127.0.0.1", before)):
+            return before
+
+
+async def test_the_check_looks_at_the_ops_port_of_every_worker(
+    parts: AsyncExitStack, simulate: Simulate, tmp_path: Path
+) -> None:
+    upstream, port = await simulate(), second_port_taken(parts)
+    flags = {
+        **{"upstream": upstream.url, "store": redis_server.url_for(tmp_path), "workers": "2"},
+        **{"listen": "127.0.0.1:0", "ops-listen": f"127.0.0.1:{port}"},
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(
+            sys.executable,
+            "-m",
+            "gateway",
+            "check",
+            *(part for name, one in flags.items() for part in (f"--{name}", one)),
+        ),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(START_S):
+        said, _ = await process.communicate()
+    assert f"FAIL  ops       127.0.0.1:{port + 1} cannot be listened on" in said.decode()
+    assert process.returncode == 1
+
+
 def test_pauses_before_a_worker_is_replaced_grow_and_end() -> None:
     pauses = [pause_before_replacing(ends) for ends in range(1, 12)]
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30, None]

@@ -15,6 +15,7 @@ from yarl import URL
 from gateway import config
 from gateway.commands import operator
 from gateway.commands.terminal import Failed, say, size
+from gateway.commands.workers import settings_of
 from gateway.config import Address, Settings, SettingsError
 from gateway.domain.errors import StoreUnavailable, UpstreamError
 from gateway.domain.headers import Headers
@@ -79,7 +80,9 @@ def _ops(settings: Settings, gateway: operator.Operator) -> tuple[Finding, dict[
         about = f"a gateway runs at {gateway.url} (version {running['version']}, {running['status']}, {held} live)"
         return Finding("ops", True, about), running
     except operator.NoGateway:
-        return _free("ops", settings.ops_listen, "no gateway runs"), None
+        own = [settings_of(number, settings).ops_listen for number in range(1, settings.workers + 1)]
+        free = [_free("ops", address, "no gateway runs") for address in own]
+        return next((one for one in free if not one.ok), free[0]), None
     except (Failed, LookupError) as error:
         return Finding("ops", False, f"{gateway.url}: {error}"), None
 

@@ -93,15 +93,17 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     response = await _named(context, request)
     name = response.response_id or response.key
-    live = context.tracker.live.get(response.key)
     if response.ended:
         final = response.status if response.ending is Ending.TERMINAL else response.ending
         raise HasEnded(f"{name} has ended already: {final}.")
-    if live is None:
-        raise HasEnded(f"{name} is not in the hands of this gateway.")
     if response.response_id is None:
         raise HasEnded(f"Upstream has not named {name} yet; try again.")
+    live = context.tracker.held(response)
+    if not live.in_hand and live.credential is None:
+        live.unseal()
     if live.credential is None:
+        if not live.in_hand and not response.waiting:
+            raise HasEnded(f"Another gateway holds {name} and the only credential to cancel it with: ask that one.")
         raise WaitsForOwner(
             f"{name} waits for its owner: the gateway holds no credential to cancel it with. "
             "Any request of the owner about it, a poll too, brings one."

@@ -141,7 +141,7 @@ class Tracker:
         response = response.but(stuck=None, stuck_at=None)
         if response.ended:
             return Live(response)
-        guest = self.guests.get(response.key) or Live(response)
+        guest = self.guests.get(response.key) or Live(response, credentials=self._credentials)
         guest.response = guest.saved = response
         if self._store.shared and len(self.guests) < self._settings.max_live:
             self.guests[guest.key] = guest
