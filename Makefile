@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 NODE := tests/clients/node
 FRAMEWORKS := .venv-clients
 
-.PHONY: setup demo run test lint bench clients deploy-check clean
+.PHONY: setup demo run test lint bench chaos clients deploy-check clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Some minutes: see tests/chaos/__init__.py.
+chaos: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m chaos
 
 # What the deployment is checked with where Docker is not: see tests/deploy/programs.sh. On Debian, as root, ten minutes.
 PROGRAMS ?= $(HOME)/.cache/responses-gateway

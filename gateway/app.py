@@ -1,8 +1,9 @@
 """The composition root: every part of a gateway made and joined, started and stopped in order.
 
 Starting: store, upstream, tracker (which takes up what had not ended), then the listeners. Stopping is the reverse,
-after the drain: readiness turns red, the process serves on for `drain_delay_s`; then new work is refused, readers of
-background responses are cut, and what is in flight gets `drain_s`.
+after the drain: readiness turns red, the process serves on for `drain_delay_s`; then new work is refused, and what is
+in flight gets `drain_s`: also readers of background responses, where other processes go on with these; else they are
+cut.
 """
 
 import asyncio
@@ -159,8 +160,8 @@ class Gateway:
             if delayed:
                 await asyncio.sleep(settings.drain_delay_s)
             context.readiness.refusing = True
-            context.tracker.cut_background_readers()
-            await context.tracker.leases.hand_over()
+            if not await context.tracker.leases.hand_over():
+                context.tracker.cut_background_readers()
             if self._clients is not None:
                 await self._clients.close(grace_s=settings.drain_s)
         finally:

@@ -30,13 +30,15 @@ class _Ends:
 class Cutting:
     """`url` is where it listens, `target` where it leads; `held` answers have come and are kept back.
 
-    `cuts` says where the answers on the next connections are cut; on those after them nothing is.
+    `cuts` says where the answers on the next connections are cut; on those after them nothing is. While it is not
+    `passing`, connections are there and nothing comes through.
     """
 
     url: str
     target: str
     cuts: list[Where]
     held: int = 0
+    passing: asyncio.Event = field(default_factory=asyncio.Event)
     _open: set[_Ends] = field(default_factory=set)
 
     def cut(self) -> None:
@@ -56,7 +58,7 @@ class Cutting:
         ends = _Ends(writer, to_server, where)
         self._open.add(ends)
         try:
-            await asyncio.gather(_carry(reader, to_server), self._answer(from_server, ends))
+            await asyncio.gather(self._carry(reader, to_server), self._answer(from_server, ends))
         finally:
             self._open.discard(ends)
             ends.cut()
@@ -77,21 +79,22 @@ class Cutting:
                 with contextlib.suppress(ConnectionError):
                     await ends.client.wait_closed()
             ends.cut()
-        await _carry(reader, ends.client)
+        await self._carry(reader, ends.client)
 
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while piece := await reader.read(1 << 16):
-            writer.write(piece)
-            await writer.drain()
-    if not writer.is_closing():
-        writer.close()
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(1 << 16):
+                await self.passing.wait()
+                writer.write(piece)
+                await writer.drain()
+        if not writer.is_closing():
+            writer.close()
 
 
 async def cutting(parts: AsyncExitStack, target: str, *cuts: Where) -> Cutting:
     """A relay to the server at `target`; it stops after the test."""
     relay = Cutting("", target, list(cuts))
+    relay.passing.set()
     server = await asyncio.start_server(relay.serve, "127.0.0.1", 0, limit=1 << 20)
     relay.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     parts.callback(relay.cut)

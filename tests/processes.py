@@ -21,6 +21,9 @@ class Process:
 
     def __init__(self, process: asyncio.subprocess.Process, started: dict[str, Any]) -> None:
         self._process = process
+        self.lines: list[dict[str, Any]] = []
+        """What it has written since it listens."""
+        self._listening = asyncio.ensure_future(self._listen())
         self.url: str = started["url"]
         self.ops_url: str = started["ops_url"]
         self._clients: list[AsyncOpenAI] = []
@@ -45,7 +48,8 @@ class Process:
         """As kill -9 does."""
         with suppress(ProcessLookupError):
             self._process.kill()
-        await self._process.communicate()
+        await self._listening
+        await self._process.wait()
 
     def send(self, signal: int) -> None:
         self._process.send_signal(signal)
@@ -56,9 +60,15 @@ class Process:
     async def stopped(self) -> int:
         """The exit status, once it is there."""
         async with asyncio.timeout(START_S):
-            await self._process.communicate()
-        assert self._process.returncode is not None
-        return self._process.returncode
+            await self._listening
+            return await self._process.wait()
+
+    async def _listen(self) -> None:
+        """To the end: where nobody reads what it writes, its lines are lost."""
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            with suppress(ValueError):  # half a line of one that was killed
+                self.lines.append(json.loads(line))
 
 
 async def serve(

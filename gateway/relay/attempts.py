@@ -100,6 +100,8 @@ class Attempts:
         self._spawn = spawn
         self._refusals = Refusals()
         self.answers = Answers()
+        self.recording: set[str] = set()
+        """Keys of what is being recorded: it is not in hand yet, and may be in the store already."""
 
     async def record(self, response: Response, attempt: Attempt) -> Response:
         """Record an attempt, or find the record of what it repeats, which has another key.
@@ -135,12 +137,15 @@ class Attempts:
         return lease is None or lease.epoch != recorded.epoch
 
     async def _record(self, response: Response, attempt: Attempt, *, join: bool) -> Response:
+        self.recording.add(response.key)
         try:
             return await self._store.create(response, attempt, join=join)
         except asyncio.CancelledError:
             # The client has left; whether the record is there by now cannot be known.
             self._unmake(response)
             raise
+        finally:
+            self.recording.discard(response.key)
 
     def _find_room(self, attempt: Attempt) -> None:
         if len(self._live) < self._settings.max_live:

@@ -7,21 +7,28 @@ waits for its owner goes to whoever hears from the owner, whoever holds it.
 
 What this process holds no more, because it was away for too long or because another has ended it, it learns with its
 next heartbeat, or earlier by a write that is refused; then it lets go. Nothing that it still believes gets written: its
-epoch is old. Run by the tracker.
+epoch is old.
+
+When the store was away, for this process or for all, what was agreed with it may be lost, on either side: whether a
+claim was answered, what others told, what a failover forgot. So once it is back, all that is in hand is looked at, and
+what the store says this process holds, and it does not, is taken up. Nobody adopts from the others for as long as a
+lease, in which they can say that they live. Run by the tracker.
 """
 
 import asyncio
-import contextlib
+import math
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.config import Settings
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.facts import LetGo, TakenUp
+from gateway.domain.facts import LetGo, StoreFailed, TakenUp
 from gateway.domain.headers import Headers
-from gateway.domain.lifecycle import died_with_the_process
+from gateway.domain.lifecycle import Outcome, died_with_the_process
 from gateway.domain.response import Response
+from gateway.relay.attempts import Attempts
 from gateway.relay.credentials import Credentials
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
@@ -34,9 +41,10 @@ _BEATS = 10  # in the time of a lease: one that is late, or lost on its way, end
 
 
 class Hands(Protocol):
-    """The tracker's: what is in hand."""
+    """The tracker's: what is in hand, and what is about to be."""
 
     live: dict[str, Live]
+    attempts: Attempts
 
     def take_up(self, live: Live, *, spread_s: float = 0.0) -> str:
         """Go on with a response: how it is followed from now on."""
@@ -68,6 +76,8 @@ class Leases:
         self._clock = clock
         self._hands = hands
         self._beat_s = settings.lease_s / _BEATS
+        self._unsure = self._leaving = False
+        self._adopts_at = 0.0
         self.processes = 1
         self.orphans = 0
 
@@ -83,24 +93,35 @@ class Leases:
         """Live on, and take up what others leave, again and again. With a store of one's own nobody leaves anything."""
         while self._store.shared:
             await asyncio.sleep(self._beat_s)
-            await self._beat()
-            await self._adopt()
+            try:
+                await self._beat()
+                if not self._leaving and time.monotonic() >= self._adopts_at:
+                    await self._adopt()
+            except StoreUnavailable as error:
+                self._unsure = True
+                self._adopts_at = math.inf
+                self._telemetry.emit([StoreFailed(self._clock(), "renew", error.message)])
         await asyncio.Event().wait()
 
     async def claim(self, response: Response, credential: Headers | None, *, spread_s: float = 0.0) -> Live | None:
         """Hold a response and go on with it; None where another process holds it. Raises `StoreUnavailable`."""
         lease = await self._store.claim(response.key)
-        found = await self._store.get(response.key) if lease is not None else None
-        if lease is None or found is None or found.ended or response.key in self._hands.live:
+        if lease is None:
             return None
-        body = await self._store.body(response.key)
+        try:
+            found, body = await asyncio.gather(self._store.get(response.key), self._store.body(response.key))
+        except StoreUnavailable:
+            self._unsure = True
+            raise
+        if found is None or found.ended or response.key in self._hands.live:
+            return None
         live = Live(found, lease.epoch, credentials=self._credentials, body=body, created=True)
         live.unseal()
         if credential is not None:
             live.heard(credential)
         self._hands.live[live.key] = live
         if ending := died_with_the_process(found, self._clock()):
-            await self._ledger.end(live, ending, source="recovery")
+            await self._end(live, ending)
             how = "ended"
         else:
             how = self._hands.take_up(live, spread_s=spread_s)
@@ -108,13 +129,14 @@ class Leases:
         self._telemetry.emit([TakenUp(self._clock(), live.response, how)])
         return live
 
-    async def hand_over(self) -> None:
-        """This process stops: what goes on upstream is left to others, at once."""
-        if not self._store.shared:
-            return
-        going_on = [live for live in self._hands.live.values() if died_with_the_process(live.response, 0.0) is None]
-        for start in range(0, len(going_on), _AT_ONCE):
-            await asyncio.gather(*map(self._hand_over, going_on[start : start + _AT_ONCE]))
+    async def hand_over(self) -> bool:
+        """This process stops: what goes on upstream is left to others, at once; False where it stays in hand."""
+        try:
+            # What it cannot tell the store for so long, the others do not wait for.
+            async with asyncio.timeout(self._settings.lease_s):
+                return self._store.shared and await self._hand_all_over()
+        except (StoreUnavailable, TimeoutError):
+            return False
 
     async def resign(self) -> None:
         """This process holds nothing any more. Raises `StoreUnavailable`."""
@@ -125,32 +147,67 @@ class Leases:
         if live.in_hand:
             self._let_go(live, "taken")
 
+    async def _hand_all_over(self) -> bool:
+        await self._beat()
+        if self.processes == 1:
+            return False
+        self._leaving = True
+        going_on = [live for live in self._hands.live.values() if died_with_the_process(live.response, 0.0) is None]
+        for start in range(0, len(going_on), _AT_ONCE):
+            await asyncio.gather(*map(self._hand_over, going_on[start : start + _AT_ONCE]))
+        return True
+
     async def _hand_over(self, live: Live) -> None:
         await self._ledger.note_if_it_can(live)
         epoch = live.epoch
         if not live.in_hand or epoch is None:
             return
-        self._let_go(live, "handed_over")
-        # Where the store cannot be told, the others find it when this process has stopped to live.
-        with contextlib.suppress(StoreUnavailable):
-            await self._store.release(live.key, epoch=epoch)
+        await self._store.release(live.key, epoch=epoch)
+        if live.in_hand:
+            self._let_go(live, "handed_over")
+
+    async def _end(self, live: Live, ending: Outcome) -> None:
+        try:
+            await self._ledger.end(live, ending, source="recovery")
+        except StoreUnavailable:
+            self._hands.let_go(live)
+            self._unsure = True
+            raise
 
     async def _beat(self) -> None:
         pulse = await self._store.renew(self._settings.lease_s)
         self.processes = pulse.processes
         self._poller.shared_by(pulse.processes)
-        for key in pulse.news:
-            live = self._hands.live.get(key)
-            if live is None:
-                continue
-            found = await self._store.get(key)
-            if found is None or found.ended:
-                self._ledger.learn(live, found)
-            elif found.epoch != live.epoch:
-                self.taken(live)
+        if self._adopts_at == math.inf:
+            self._adopts_at = time.monotonic() + self._settings.lease_s
+        news = tuple(self._hands.live) if self._unsure else pulse.news
+        for start in range(0, len(news), _AT_ONCE):
+            await asyncio.gather(*map(self._look, news[start : start + _AT_ONCE]))
+
+    async def _look(self, key: str) -> None:
+        """Perhaps another process has taken it, or ended it."""
+        if key not in self._hands.live:
+            return
+        found = await self._store.get(key)
+        live = self._hands.live.get(key)
+        if live is None:
+            return
+        if found is None or found.ended:
+            self._ledger.learn(live, found)
+        elif found.epoch != live.epoch:
+            self.taken(live)
 
     async def _adopt(self) -> None:
-        orphans = [one async for one in self._store.orphans() if one.key not in self._hands.live]
+        unsure, self._unsure = self._unsure, False
+        in_hand = {*self._hands.live, *self._hands.attempts.recording} if unsure else None
+        try:
+            await self._claim_all([one async for one in self._store.orphans(in_hand)])
+        except StoreUnavailable:
+            self._unsure = self._unsure or unsure
+            raise
+
+    async def _claim_all(self, found: Sequence[Response]) -> None:
+        orphans = [one for one in found if one.key not in self._hands.live]
         self.orphans = len(orphans)
         random.shuffle(orphans)  # each process another part of them first
         spread_s = len(orphans) / self._settings.poll_budget_per_s

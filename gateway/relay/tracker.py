@@ -43,6 +43,8 @@ from gateway.telemetry.observers import Telemetry
 T = TypeVar("T")
 _AFTER_FAILURE_S = 1.0
 _LOOK_EVERY_S = 0.5
+# For what the store is still to be told at a stop; without it the next process finds out.
+_STOP_S = 10.0
 _log = logging.getLogger("gateway")
 
 
@@ -71,7 +73,9 @@ class Tracker:
         self.guests: dict[str, Live] = {}
         self.ledger = Ledger(store, telemetry, clock, self._forget, lambda live: self.leases.taken(live))
         self.poller = Poller(settings, route, upstream, store, self.ledger, telemetry, clock, self.spawn)
-        self.leases = Leases(settings, self._credentials, store, self.ledger, self.poller, telemetry, clock, self)
+        self.leases: Leases = Leases(
+            settings, self._credentials, store, self.ledger, self.poller, telemetry, clock, self
+        )
         self._pump = Pump(settings, route, upstream, store, self.ledger, self.poller, telemetry, clock)
         self.attempts = Attempts(settings, store, self.live, telemetry, clock, self.spawn)
         refused = self.attempts.refused
@@ -250,16 +254,20 @@ class Tracker:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
-        for live in tuple(self.live.values()):
-            if ending := died_with_the_process(live.response, self._clock()):
-                with contextlib.suppress(StoreUnavailable):
-                    await self.ledger.end(live, ending, source="shutdown")
-            await self._clockwork.write(live)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                await asyncio.gather(*map(self._write_last, tuple(self.live.values())))
         with contextlib.suppress(StoreUnavailable):
             await self.leases.resign()
 
+    async def _write_last(self, live: Live) -> None:
+        if ending := died_with_the_process(live.response, self._clock()):
+            with contextlib.suppress(StoreUnavailable):
+                await self.ledger.end(live, ending, source="shutdown")
+        await self._clockwork.write(live)
+
     def cut_background_readers(self) -> None:
-        """Shutdown: readers of what goes on upstream come back later, to another process; held polls are answered."""
+        """Shutdown: readers of what goes on upstream come back later; held polls are answered."""
         for task, key in tuple(self._followers.items()):
             live = self.live.get(key) or self.guests.get(key)
             if live is not None and live.response.mode.background:

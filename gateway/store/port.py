@@ -23,7 +23,7 @@ What every store promises (one suite of tests holds them all):
 * A store that cannot do it now raises `StoreUnavailable` and has changed nothing.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -240,8 +240,11 @@ class Store(Protocol):
     async def release(self, key: str, *, epoch: int) -> None:
         """Nobody holds it from now on. Nothing changes where another does by now."""
 
-    def orphans(self) -> AsyncIterator[Response]:
-        """Every record that has not ended and that no living process holds."""
+    def orphans(self, in_hand: Container[str] | None = None) -> AsyncIterator[Response]:
+        """Every record that has not ended and that no living process holds.
+
+        With `in_hand` also those that this process holds by the store's account, and that are not among these.
+        """
 
     async def turn(self, key: str, every_s: float) -> bool:
         """Whether it is this process's turn to ask upstream about a response: of all processes, one's in `every_s`."""

@@ -8,7 +8,7 @@ said by heartbeats and Redis' own clock (`redis_processes`).
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 
@@ -171,11 +171,12 @@ class RedisStore:
         """See the port."""
         await self._writer.write(key, partial(rules.release, epoch=epoch))
 
-    async def orphans(self) -> AsyncIterator[Response]:
+    async def orphans(self, in_hand: Container[str] | None = None) -> AsyncIterator[Response]:
         """See the port."""
-        for process in (None, *await self._processes.dead()):
+        mine = () if in_hand is None else (self._processes.me,)
+        for process in (None, *mine, *await self._processes.dead()):
             place = self._hints.held_by(process)
-            async for key, row in self._rows(place):
+            async for key, row in self._rows(place, but=in_hand or ()):
                 response = rules.record(row.state)
                 if (response is None or response.ended) and process is not None:
                     self._link.later(("ZREM", place, text(key)))  # it died before it could
@@ -256,10 +257,10 @@ class RedisStore:
         limits = [int(memory.get("maxmemory", 0)) for memory in servers]
         return Space(used, max(sum(limits) - used, 0), sum(limits)) if all(limits) else Space(used)
 
-    async def _rows(self, place: bytes) -> AsyncIterator[tuple[str, Row]]:
+    async def _rows(self, place: bytes, *, but: Container[str] = ()) -> AsyncIterator[tuple[str, Row]]:
         """All that a list leads to."""
         (found,) = await self._link.read(("ZRANGE", place, 0, -1))
-        keys = keys_of(found)
+        keys = [key for key in keys_of(found) if key not in but]
         for start in range(0, len(keys), _AT_ONCE):
             some = keys[start : start + _AT_ONCE]
             for key, row in zip(some, await self._writer.read(some), strict=True):

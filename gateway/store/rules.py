@@ -5,7 +5,7 @@ own language. A function that raises has changed nothing; a state becomes true o
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -209,6 +209,13 @@ def claim(state: State, key: str, holder: str, *, living: bool) -> tuple[State, 
         return state, None
     entry = replace(state.entry, response=response.but(epoch=response.epoch + 1))
     return replace(state, entry=entry, hold=holder), Lease(key, entry.response.epoch)
+
+
+def orphaned(state: State, in_hand: Container[str] | None) -> bool:
+    """Whether this process, the only one of its store, is to take it up; see `Store.orphans`."""
+    return state.hold is None or (
+        in_hand is not None and state.entry is not None and state.entry.response.key not in in_hand
+    )
 
 
 def release(state: State, *, epoch: int) -> tuple[State, None]:
