@@ -30,7 +30,7 @@ _NOT_TO_CLIENT = HOP_BY_HOP | {"set-cookie", "alt-svc"}
 CREDENTIALS = frozenset({"authorization", "api-key"})
 """The headers that say who pays: what the gateway keeps, in memory, to speak to upstream about a response."""
 SCOPE = frozenset({"openai-organization", "openai-project"})
-_BETA = "openai-beta"
+BETA = "OpenAI-Beta"
 _BETA_CHARACTERS = 256
 _KEPT_WITH_SNAPSHOT = ("content-type", "x-request-id", "openai-", "x-ms-")
 
@@ -50,15 +50,18 @@ def credential(headers: Iterable[tuple[str, str]]) -> Headers:
     return [(name, value) for name, value in headers if name.lower() in CREDENTIALS | SCOPE]
 
 
-def beta(headers: Iterable[tuple[str, str]]) -> str | None:
-    """Which betas of upstream's a request takes part in: what is asked about its response has to say so, too."""
-    said = ",".join(value.strip() for name, value in headers if name.lower() == _BETA)
+def beta(values: Iterable[str]) -> str | None:
+    """Which betas of upstream's a request takes part in, from its `BETA` headers.
+
+    What is asked about its response has to say so, too.
+    """
+    said = ",".join(value.strip() for value in values)
     return said if said and len(said) <= _BETA_CHARACTERS and said.isascii() else None
 
 
 def asking(credential: Iterable[tuple[str, str]] | None, beta: str | None, accept: str) -> Headers:
     """The headers of a request that the gateway makes of its own for a response."""
-    betas = [("OpenAI-Beta", beta)] if beta else []
+    betas = [(BETA, beta)] if beta else []
     return [*(credential or ()), *betas, ("Accept", accept), ("Accept-Encoding", "identity")]
 
 

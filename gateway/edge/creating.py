@@ -13,7 +13,7 @@ from gateway.domain.attempt import Attempt, attempt_of
 from gateway.domain.continuation import Cursor, CursorForm, parse_token
 from gateway.domain.errors import OutcomeUnknown, StoreUnavailable, UpstreamCut
 from gateway.domain.facts import Detached, StoreFailed, Untracked
-from gateway.domain.headers import Headers, beta, credential
+from gateway.domain.headers import BETA, Headers, beta, credential
 from gateway.domain.identifiers import identifier, product
 from gateway.domain.mode import Asked, Mode
 from gateway.domain.response import Response
@@ -115,7 +115,7 @@ def new_response(
         trace=trace,
         path=target.path.rstrip("/"),
         query=target.query,
-        beta=beta(request.headers.items()),
+        beta=beta(request.headers.getall(BETA, ())),
         model_asked=asked.model,
         previous_response_id=identifier(parse_token(previous).response_id) if previous else None,
         conversation=asked.conversation,

@@ -15,7 +15,7 @@ from aiohttp import web
 from gateway.domain.continuation import Cursor, CursorForm, read_cursor
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.facts import Cancelled, StoreFailed, TokenRedeemed
-from gateway.domain.headers import beta, credential
+from gateway.domain.headers import BETA, beta, credential
 from gateway.domain.lifecycle import give_up
 from gateway.domain.mode import Mode
 from gateway.domain.response import Ending, Response
@@ -107,9 +107,11 @@ async def stream_log(
 
 def _asks_for_no_more(request: web.Request, response: Response) -> bool:
     """The gateway's own polls, which say what the create said, ask for all that this one does."""
-    said = set(parse_qsl(response.query, keep_blank_values=True))
-    more = {name for name, value in request.query.items() if (name, value) not in said}
-    return more <= ANSWERED_HERE and beta(request.headers.items()) in (None, response.beta)
+    if request.query.keys() - ANSWERED_HERE:
+        said = set(parse_qsl(response.query, keep_blank_values=True))
+        if any(name not in ANSWERED_HERE and (name, value) not in said for name, value in request.query.items()):
+            return False
+    return beta(request.headers.getall(BETA, ())) in (None, response.beta)
 
 
 def _cursor(request: web.Request, target: Target) -> Cursor:
