@@ -75,6 +75,7 @@ async def test_a_record_keeps_the_name_of_its_create_and_each_reader_has_its_own
     created = await fetch(url, "POST", body=job())
     response_id = created.events[0]["response"]["id"]
     resumed = await fetch(f"{url}/{response_id}?stream=true&starting_after=3")
+    await gateway.facts.wait_for(Ended)
     story = (await fetch(f"{gateway.ops_url}/responses/{response_id}")).json
     names = [created.headers[NAME], resumed.headers[NAME]]
     assert story["request_id"] == created.headers[NAME]

@@ -23,6 +23,7 @@ async def test_a_foreground_stream_comes_whole(stage):
     assert types(events)[0] == "response.created"
     assert types(events)[-1] == "response.completed"
     assert numbers(events) == list(range(len(events)))
+    await gateway.facts.wait_for(Ended)
     assert len(gateway.facts.of(Ended)) == 1
 
 

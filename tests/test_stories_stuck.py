@@ -91,6 +91,7 @@ async def test_a_stream_that_falls_silent_is_stuck_and_recovers_when_it_goes_on(
     stuck = await became(gateway, Stuck.NO_PROGRESS)
     upstream.simulator.skip(400)
     await all_of(stream)
+    await gateway.facts.wait_for(Ended)
     assert turns(gateway)[-2:] == [(BecameStuck, Stuck.NO_PROGRESS), (Recovered, Stuck.NO_PROGRESS)]
     assert (await recovered(gateway, Stuck.NO_PROGRESS)).at > stuck.at
 

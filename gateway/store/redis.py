@@ -69,7 +69,7 @@ class RedisStore:
         self._hints = Hints(prefix)
         self._processes = Processes(self._link, self._hints)
         self._dues = Dues(self._link, self._hints, self._names, self._processes)
-        self._logs = Logs(self._link, self._names, cache_bytes=cache_bytes)
+        self._logs = Logs(self._link, self._names, self._processes.me, cache_bytes=cache_bytes)
         kept = Kept(int((retention_s + _BACKSTOP_S) * 1000), int((resume_window_s + _BACKSTOP_S) * 1000))
         self._writer = Writer(self._link, self._hints, self._names, self._processes, self._dues, self._logs, kept)
         self._turn = Turns()

@@ -57,10 +57,11 @@ class _Watched:
 
 
 class Logs:
-    """All logs that are read here. `names` gives the keys of a response."""
+    """All logs that are read here. `names` gives the keys of a response, `me` names this process."""
 
-    def __init__(self, link: Link, names: Callable[[str], Names], *, cache_bytes: int) -> None:
+    def __init__(self, link: Link, names: Callable[[str], Names], me: str, *, cache_bytes: int) -> None:
         self._link = link
+        self._me = me
         self._names = names
         self._cache_bytes = cache_bytes
         self._watched: dict[str, _Watched] = {}
@@ -243,7 +244,9 @@ class Logs:
         if watched is None:
             return
         if kind == b"message":
-            self.hear(watched.key, *read_message(rest[0]))
+            said, frames = read_message(rest[0])
+            if said.by != self._me:  # else it is heard when it is acknowledged
+                self.hear(watched.key, said, frames)
         elif kind == b"subscribe":
             watched.confirmed.set()
             if watched.tail is not None:  # on a new line: what was said in between was not heard

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
+from msgspec import structs
 
 from gateway.domain.attempt import Attempt
 from gateway.domain.events import Event
@@ -30,9 +31,10 @@ _HEAD = 4
 class Said(msgspec.Struct, frozen=True, array_like=True):
     """What a write says to the readers of a log: its tail before, the new events' numbers and lengths, its end.
 
-    `gone`: the log is not in the store any more.
+    `by` names the process that wrote; `gone`: the log is not in the store any more.
     """
 
+    by: str
     before: int
     events: tuple[tuple[int, int], ...] = ()
     end: End | None = None
@@ -110,15 +112,17 @@ def body_of(found: Mapping[bytes, bytes]) -> Body | None:
     return Body(found[b"bytes"], decode(_headers, found[b"headers"]), float(found[b"at"]))
 
 
-def append_of(names: Names, events: Sequence[Event], *, tail: int, epoch: int) -> Call:
-    """Append to a log that ends at `tail`."""
+def append_of(names: Names, events: Sequence[Event], *, tail: int, epoch: int, by: str) -> Call:
+    """Append to a log that ends at `tail`; `by` names this process."""
     keys = (names.record, names.log, names.channel)
     last = events[-1].number if events else tail
-    return Call(APPEND, keys, (epoch, tail, last, _message(tail, events, None), *_entries(events)))
+    return Call(APPEND, keys, (epoch, tail, last, _message(Said(by, tail), events), *_entries(events)))
 
 
-def commit_of(names: Names, row: Row, after: State, name: bytes, ends: Mapping[bytes, bytes], kept: Kept) -> Call:
-    """Write what a rule made of a row; `ends` are the fields of what is due."""
+def commit_of(
+    names: Names, row: Row, after: State, name: bytes, ends: Mapping[bytes, bytes], kept: Kept, *, by: str
+) -> Call:
+    """Write what a rule made of a row; `ends` are the fields of what is due, `by` names this process."""
     before = row.state
     record: list[Value] = list(_record_fields(row, after)) if after.entry else []
     body: list[Value] = []
@@ -133,7 +137,7 @@ def commit_of(names: Names, row: Row, after: State, name: bytes, ends: Mapping[b
     record_ms, log_ms = (kept.record_ms, _log_ms(after, kept)) if ended else ("", "")
     message = b""
     if after.events or has_ended != had_ended or (log_goes and _kept(before)):
-        message = _message(before.tail, after.events, has_ended, gone=log_goes)
+        message = _message(Said(by, before.tail, (), has_ended, log_goes), after.events)
     values = (
         *(name, row.version, before.tail if moved and not begins else "", record_ms, log_ms, message),
         *(-1 if goes else len(record) // 2, -1 if log_goes or begins else len(body) // 2, len(ends)),
@@ -208,7 +212,7 @@ def _entries(events: Sequence[Event]) -> Iterator[Value]:
         yield event.frame
 
 
-def _message(before: int, events: Sequence[Event], end: End | None, *, gone: bool = False) -> bytes:
-    said = Said(before, tuple((event.number, len(event.frame)) for event in events), end, gone)
-    head = msgspec.msgpack.encode(said)
+def _message(said: Said, events: Sequence[Event]) -> bytes:
+    lengths = tuple((event.number, len(event.frame)) for event in events)
+    head = msgspec.msgpack.encode(structs.replace(said, events=lengths))
     return b"".join((len(head).to_bytes(_HEAD, "big"), head))

@@ -122,7 +122,9 @@ class Writer:
                 fresh = continuing(State(tail=last), events, tail)
                 if last != tail and not fresh:
                     return 0
-                (answer,) = await self._link.write(append_of(self._names(key), fresh, tail=last, epoch=epoch))
+                (answer,) = await self._link.write(
+                    append_of(self._names(key), fresh, tail=last, epoch=epoch, by=self._processes.me)
+                )
                 if answer[0] == b"tail":
                     last = int(answer[1])
                     continue
@@ -141,7 +143,7 @@ class Writer:
         if row is not None:
             state = structs.replace(row.state, tail=events[-1].number)
             self._rows[key] = Row(state, row.version, row.writes, row.order)
-        self._logs.hear(key, Said(before), tuple((event.number, event.frame) for event in events))
+        self._logs.hear(key, Said(self._processes.me, before), tuple((event.number, event.frame) for event in events))
 
     async def _write(self, key: str, rule: Rule[_T], row: Row | None) -> _T:
         async with self._turn(key):
@@ -173,7 +175,7 @@ class Writer:
         self._rows.pop(key, None)
         ends = self._dues.ends(key, after.ends)
         before = [*self._hints.before(key, row.order, row.state, after), *ends.before]
-        commit = commit_of(self._names(key), row, after, name, ends.fields, self._kept)
+        commit = commit_of(self._names(key), row, after, name, ends.fields, self._kept, by=self._processes.me)
         (kind, *rest) = await self._in_order(before, commit, apart=after.entry is None)
         if kind == b"changed":
             if ends.back:
@@ -205,7 +207,7 @@ class Writer:
             return
         end = after.entry.end if after.entry is not None else None
         frames = tuple((event.number, event.frame) for event in after.events)
-        self._logs.hear(key, Said(before.tail, end=end, gone=gone), frames)
+        self._logs.hear(key, Said(self._processes.me, before.tail, end=end, gone=gone), frames)
 
     def _news(self, key: str, before: State, after: State) -> list[Command]:
         """Whoever held it is to know that another has ended or taken it."""
