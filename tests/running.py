@@ -27,6 +27,7 @@ QUICK: dict[str, Any] = {
     "listen": ANYWHERE,
     "ops_listen": ANYWHERE,
     "store": "memory://",
+    "store_timeout_s": 60,
     "poll_schedule_s": (0.05, 0.1, 0.2),
     "poll_max_age_s": 0.1,
     "poll_waiting_s": 0.1,

@@ -75,9 +75,10 @@ async def test_a_record_keeps_the_name_of_its_create_and_each_reader_has_its_own
     created = await fetch(url, "POST", body=job())
     response_id = created.events[0]["response"]["id"]
     resumed = await fetch(f"{url}/{response_id}?stream=true&starting_after=3")
-    await gateway.facts.wait_for(Ended)
-    story = (await fetch(f"{gateway.ops_url}/responses/{response_id}")).json
     names = [created.headers[NAME], resumed.headers[NAME]]
+    await gateway.facts.wait_for(Ended)
+    await gateway.facts.wait_for(Detached, lambda left: left.request_id == names[1])
+    story = (await fetch(f"{gateway.ops_url}/responses/{response_id}")).json
     assert story["request_id"] == created.headers[NAME]
     assert [fact.response.request_id for fact in gateway.facts.of(Ended)] == [created.headers[NAME]]
     assert [fact.request_id for fact in gateway.facts.of(Attached)] == names

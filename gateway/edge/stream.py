@@ -105,7 +105,7 @@ async def serve(
             context.tracker.count(response.key, disconnects=1)
         elif left == "end":
             context.tracker.picked_up(response, "stream")
-        request[ABOUT] = now = await context.tracker.newest(response)
+        request[ABOUT] = now = await _newest(context, response)
         request[DETAIL] = detached = Detached(
             context.clock(),
             now,
@@ -123,6 +123,15 @@ async def serve(
         )
         context.telemetry.emit([detached])
     return answer
+
+
+async def _newest(context: Context, response: Response) -> Response:
+    """Its newest value. A client that leaves while the store is asked is told of all the same."""
+    asking = context.tracker.spawn(context.tracker.newest(response), "newest")
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        return await asking
 
 
 async def _first_page(context: Context, response: Response, cursor: Cursor) -> Page:
