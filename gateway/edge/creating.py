@@ -58,7 +58,7 @@ async def create(context: Context, request: web.Request, target: Target) -> web.
         return await _untracked(context, request, call, response.mode, attempt, error)
     live, told = begun.live, False
     try:
-        with watched(context, request, begun), live.asked():
+        with watched(context, request, begun):
             made = await _answered(context, request, begun)
         read = request.get(DETAIL)
         told = not isinstance(read, Detached) or read.how == "end"

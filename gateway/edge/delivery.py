@@ -34,6 +34,7 @@ class Gone:
 def watched(context: Context, request: web.Request, begun: Begun) -> Iterator[None]:
     """While this is open, a create is answered; what becomes of its client is noted then, and a little later."""
     attempts, fate = context.tracker.attempts, Fate.LEFT
+    begun.live.asking += 1
     try:
         yield
         if request.transport is not None and not request.transport.is_closing():
@@ -43,6 +44,7 @@ def watched(context: Context, request: web.Request, begun: Begun) -> Iterator[No
             fate = Fate.ANSWERED  # with this error, by the middleware
         raise
     finally:
+        begun.live.asking -= 1
         attempts.mark(begun, fate)
         if fate is Fate.ANSWERED:
             cast(Any, request.protocol).gone = Gone(lambda: attempts.mark(begun, Fate.LEFT))

@@ -33,9 +33,13 @@ class Preferences:
     done: bool | None = None
 
 
+_NOTHING = Preferences()
+
+
 def read(request: web.Request) -> Preferences:
     """The preferences of a request."""
-    return parse(request.headers.getall("Prefer", ()))
+    values = request.headers.getall("Prefer", ())
+    return parse(values) if values else _NOTHING
 
 
 def parse(values: Sequence[str]) -> Preferences:

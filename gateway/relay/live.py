@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,15 +162,6 @@ class Live:
         if was_open:
             self.response = self.response.but(token_open=False)
         return was_open
-
-    @contextmanager
-    def asked(self) -> Iterator[None]:
-        """While this is open, the client that made the create waits for its answer, or reads it."""
-        self.asking += 1
-        try:
-            yield
-        finally:
-            self.asking -= 1
 
     def changed(self) -> None:
         """Wake everybody who waits for a change."""

@@ -15,7 +15,7 @@ from dataclasses import fields as dataclass_fields
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gateway.domain import facts
 from gateway.domain.response import Counts, Response, Usage
@@ -64,7 +64,7 @@ class Logs:
         self._lines, self._clock, self._least = lines, clock, _LEVELS[level]
         self._logger = structlog.wrap_logger(
             structlog.WriteLogger(cast(TextIO, lines)),
-            processors=[structlog.processors.add_log_level, *rendering],
+            processors=[structlog.processors.add_log_level, _told, *rendering],
             wrapper_class=structlog.make_filtering_bound_logger(self._least),
             cache_logger_on_first_use=True,
         ).bind()
@@ -193,8 +193,14 @@ class Logs:
 
     def _line(self, level: Level, event: str, at: float, fields: Mapping[str, object]) -> None:
         if lost := self._lines.take_lost():
-            self._logger.error("log_lines_lost", timestamp=timestamp(at), lines=lost)
-        getattr(self._logger, level)(event, timestamp=timestamp(at), **shown(fields))
+            self._logger.error("log_lines_lost", told={"timestamp": timestamp(at), "lines": lost})
+        getattr(self._logger, level)(event, told={"timestamp": timestamp(at), **shown(fields)})
+
+
+def _told(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+    """What a line tells comes in one piece: one by one, each layer of structlog would copy it anew."""
+    line.update(line.pop("told"))
+    return line
 
 
 _LEVELS: Final[dict[Level, int]] = {

@@ -10,6 +10,7 @@ import logging
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -76,7 +77,13 @@ def shown(fields: Mapping[str, object]) -> dict[str, object]:
 
 def timestamp(at: float) -> str:
     """A time in unix seconds, in UTC."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second = int(at)
+    return f"{_second(second)}.{int((at - second) * 1000):03}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _short(value: object) -> object:
