@@ -187,6 +187,19 @@ async def test_a_worker_that_is_killed_is_replaced_and_what_it_held_goes_on(simu
     assert numbers(events + rest) == await upstream.numbers_of(response_id)
 
 
+async def test_a_worker_that_is_told_to_stop_by_itself_drains_and_is_replaced(simulate: Simulate, serve: Serve) -> None:
+    upstream = await simulate(**STILL)
+    several = await serve(upstream.url)
+    first = await several.status(several.ops_urls[0])
+    os.kill(first["pid"], signal.SIGTERM)
+    again = (await several.said("listening", 3))[-1]
+    assert again["worker"] == first["worker"]
+    assert [line["worker"] for line in several.lines("draining")] == [first["worker"]]
+    assert [(line["level"], line["how"]) for line in several.lines("worker_ended")] == [("info", "exit status 0")]
+    several.process.send_signal(signal.SIGTERM)
+    assert await several.stopped() == 0
+
+
 async def a_stream_that_lasts(several: Several) -> tuple[AsyncOpenAI, Any]:
     client = AsyncOpenAI(api_key="sk-test", base_url=several.base_url, max_retries=0)
     stream = await client.responses.create(**ask(), stream=True)

@@ -125,7 +125,8 @@ class Supervisor:
             ends = 1 if loop.time() - since > _STEADY_S else ends + 1
             pause = pause_before_replacing(ends)
             event = "worker_given_up" if pause is None else "worker_ended"
-            self._logs.write("error", event, worker=number, how=_how(status), replaced_in_s=pause)
+            # One that was told to stop by itself has done well.
+            self._logs.write("error" if status else "info", event, worker=number, how=_how(status), replaced_in_s=pause)
             if pause is None:
                 return 1
             if await self._told_within(pause):
