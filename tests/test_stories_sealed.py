@@ -83,6 +83,16 @@ def all_files(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
 
 
+async def begun(process: Process, upstream: Upstream, key: str, *, streamed: bool) -> str:
+    """The id of a background response whose client has gone: of a stream after some events."""
+    client = process.client(key)
+    if not streamed:
+        return str((await client.responses.create(**ask(), background=True)).id)
+    stream = await client.responses.create(**job(delta_count=50))
+    upstream.simulator.skip(1)
+    return str((await some(stream, 3))[0]["response"]["id"])
+
+
 async def ended(process: Process, response_id: str) -> dict[str, Any]:
     """The story of a response once it has ended; asking the operator's side is no request of an owner."""
 
@@ -99,12 +109,7 @@ async def test_after_kill_9_a_background_response_goes_on_without_its_owner(
 ) -> None:
     upstream = await simulate(**STILL)
     first = await run(upstream, OLD)
-    if streamed:
-        stream = await first.client().responses.create(**job(delta_count=50))
-        upstream.simulator.skip(1)
-        response_id = (await some(stream, 3))[0]["response"]["id"]
-    else:
-        response_id = (await first.client().responses.create(**ask(), background=True)).id
+    response_id = await begun(first, upstream, "sk-test", streamed=streamed)
     await first.kill()
     asked = len(upstream.simulator.requests)
 
@@ -125,12 +130,7 @@ async def test_another_gateway_goes_on_without_the_owner(
 ) -> None:
     upstream = await simulate(**STILL)
     one, other = [await run(upstream, OLD, store=redis_server.url_for(tmp_path)) for _ in range(2)]
-    if streamed:
-        stream = await one.client().responses.create(**job(delta_count=50))
-        upstream.simulator.skip(1)
-        response_id = (await some(stream, 3))[0]["response"]["id"]
-    else:
-        response_id = (await one.client().responses.create(**ask(), background=True)).id
+    response_id = await begun(one, upstream, "sk-test", streamed=streamed)
     asked = len(upstream.simulator.requests)
     await (one.kill() if how == "killed" else told_to_stop(one))
 
@@ -164,16 +164,18 @@ async def told_to_stop(process: Process) -> None:
     assert await process.stopped() == 0
 
 
-async def test_tokens_rotate_through_two_restarts_and_the_newest_one_goes_on(parts: AsyncExitStack, run: Serve) -> None:
+@pytest.mark.parametrize("streamed", [False, True], ids=["polled", "pumped"])
+async def test_tokens_rotate_through_two_restarts_and_the_newest_one_goes_on(
+    parts: AsyncExitStack, run: Serve, streamed: bool
+) -> None:
     upstream, project = await project_upstream(parts, "token-0")
-    process = await run(upstream, OLD)
-    created = await process.client("token-0").responses.create(**ask(), background=True)
-    token = "token-0"
+    process, token = await run(upstream, OLD), "token-0"
+    response_id = await begun(process, upstream, token, streamed=streamed)
     for restart in range(2):
         for rotation in range(3):
             before, token = token, f"token-{restart}-{rotation}"
             project.keys.add(token)
-            await process.client(token).responses.retrieve(created.id)
+            await process.client(token).responses.retrieve(response_id)
             project.keys.remove(before)
         await process.kill()
         project.used.clear()
@@ -182,7 +184,7 @@ async def test_tokens_rotate_through_two_restarts_and_the_newest_one_goes_on(par
         assert {key for key, _ in project.used} == {token}
 
     upstream.simulator.skip(60)
-    assert (await ended(process, created.id))["status"] == "completed"
+    assert (await ended(process, response_id))["status"] == "completed"
 
 
 async def test_a_key_is_changed_in_two_restarts_without_any_owner(simulate: Simulate, run: Serve) -> None:
