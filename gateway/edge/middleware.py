@@ -169,7 +169,7 @@ def _observe(
                 origin=origin,
                 seconds=(begun.at if begun is not None else now) - began,
                 lifetime=now - began,
-                streamed=begun is not None and begun.response.content_type == _EVENT_STREAM,
+                streamed=begun is not None and _is_event_stream(begun.response),
                 received_bytes=received_bytes(request),
                 sent_bytes=0 if response is None else sent_bytes(response),
                 request_id=request[REQUEST_ID],
@@ -180,6 +180,10 @@ def _observe(
             )
         ]
     )
+
+
+def _is_event_stream(response: web.StreamResponse) -> bool:
+    return response.headers.get("Content-Type", "").lower().startswith(_EVENT_STREAM)
 
 
 def _caller(context: Context, request: web.Request) -> Caller | None:

@@ -25,7 +25,8 @@ from gateway.relay.upstream import Answer, Call
 
 _WRITE_BYTES = 64 * 1024
 _SET_BY_AIOHTTP = (hdrs.CONTENT_TYPE, hdrs.DATE, hdrs.SERVER)
-_AS_SENT = web.ResponseKey("as_sent", frozenset)
+_NOT_SENT = web.ResponseKey("not_sent", list)
+"""What aiohttp would add to upstream's answer."""
 _SENT_BYTES = web.ResponseKey("sent_bytes", int)
 RECEIVED_BYTES = web.RequestKey("received_bytes", int)
 """What came on an upgraded connection, besides the request's body."""
@@ -111,7 +112,7 @@ def as_sent(answer: Answer, headers: Headers, body: bytes | None = None) -> web.
     """
     whole, passed = web.StreamResponse if body is None else partial(web.Response, body=body), CIMultiDict(headers)
     response: web.StreamResponse = whole(status=answer.status, reason=answer.reason, headers=passed)
-    response[_AS_SENT] = frozenset(name.lower() for name, _ in headers)
+    response[_NOT_SENT] = [name for name in _SET_BY_AIOHTTP if name not in passed]
     return response
 
 
@@ -120,14 +121,10 @@ async def settle_headers(request: web.Request, response: web.StreamResponse) -> 
     if request.version < HttpVersion11 and hdrs.CONTENT_LENGTH not in response.headers:
         # Only the end of the connection tells the end of the body.
         response.force_close()
-    sent = response.get(_AS_SENT)
-    if sent is None:
-        if response.headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
-            del response.headers[hdrs.SERVER]
-        return
-    for name in _SET_BY_AIOHTTP:
-        if name.lower() not in sent:
-            response.headers.popall(name, None)
+    if (added := response.get(_NOT_SENT)) is None:
+        added = [hdrs.SERVER] if response.headers.get(hdrs.SERVER) == SERVER_SOFTWARE else []
+    for name in added:
+        response.headers.popall(name, None)
 
 
 def received(request: web.Request) -> Headers:
