@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 
 from gateway.config_store import RedisUrl, without_password
-from gateway.domain.attempt import Attempt
+from gateway.domain.attempt import Attempt, Fate
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
 from gateway.store import rules
 from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Due, Durability, Lease, Page, Pulse, Query, Space, Unusable
+from gateway.store.redis_attempts import Answered
 from gateway.store.redis_client import client_of
 from gateway.store.redis_due import Dues
 from gateway.store.redis_hints import Hints, keys_of
@@ -30,6 +31,7 @@ from gateway.store.redis_processes import Processes
 from gateway.store.redis_rows import Kept, Names, Row, body_of, names_of
 from gateway.store.redis_scripts import UNLOCK
 from gateway.store.redis_writing import Turns, Writer
+from gateway.store.rules import State
 
 _PREFIX = "responses"
 _REMEMBERED_NAMES = 4096
@@ -72,6 +74,7 @@ class RedisStore:
         self._logs = Logs(self._link, self._names, self._processes.me, cache_bytes=cache_bytes)
         kept = Kept(int((retention_s + _BACKSTOP_S) * 1000), int((resume_window_s + _BACKSTOP_S) * 1000))
         self._writer = Writer(self._link, self._hints, self._names, self._processes, self._dues, self._logs, kept)
+        self._answered = Answered(self._link, self._mark, clock)
         self._turn = Turns()
 
     async def open(self) -> None:
@@ -106,8 +109,13 @@ class RedisStore:
                 return await self._writer.begin(response.key, rule, response.created_at)
 
     async def mark(self, key: str, attempt: Attempt) -> None:
-        """See the port."""
-        await self._writer.write(key, partial(rules.mark, attempt=attempt))
+        """See the port. That it was answered is written down a moment later."""
+        if attempt.fate is Fate.ANSWERED:
+            self._link.check()
+            self._answered.note(key, attempt)
+        else:
+            self._answered.lost(key, attempt)
+            await self._mark(key, attempt)
 
     async def change(self, key: str, change: Change, *, epoch: int | None, body: Body | None = None) -> bool:
         """See the port."""
@@ -141,7 +149,7 @@ class RedisStore:
         name = self._hints.name(route, response_id)
         (found,) = await self._link.read(("HGETALL", name) if owner is None else ("HGET", name, text(owner)))
         keys = keys_of([found] if isinstance(found, bytes) else sorted(set((found or {}).values())))
-        rows = [row for row in await self._writer.read(keys) if _is_named(row, route, response_id, owner)]
+        rows = [row for row in await self._writer.read(keys) if row.is_named(route, response_id, owner)]
         return rules.record(rows[0].state) if len(rows) == 1 else None
 
     async def buried(self, response_id: str, *, route: str) -> bool:
@@ -271,7 +279,7 @@ class RedisStore:
         found: Sequence[bytes] = (await self._link.read(asked))[0]
         return found
 
-    async def _applied(self, name: str, until: float, rule: Callable[[rules.State], tuple[rules.State, bool]]) -> int:
+    async def _applied(self, name: str, until: float, rule: Callable[[State], tuple[State, bool]]) -> int:
         """Apply a rule to what a list has up to a time; how many records that touched."""
         keys = keys_of(await self._until(name, until))
         touched = 0
@@ -279,7 +287,7 @@ class RedisStore:
             some = keys[start : start + _PURGED_AT_ONCE]
             rows = dict(zip(some, await self._writer.read(some), strict=True))
             if name == "ended":
-                await self._make_room([key for key, row in rows.items() if _has_ended(row, until)])
+                await self._make_room([key for key, row in rows.items() if row.had_ended(until)])
             touched += sum(await asyncio.gather(*[self._writer.write(key, rule) for key in some]))
             for key, row in rows.items():
                 if row.state.entry is None:
@@ -291,15 +299,23 @@ class RedisStore:
         if keys:
             await self._link.write(*[("UNLINK", part) for key in keys for part in self._names(key).content])
 
+    async def _mark(self, key: str, attempt: Attempt) -> None:
+        await self._writer.write(key, partial(rules.mark, attempt=attempt))
+
     async def _joined(self, attempt: Attempt) -> Response | None:
         """The record that an attempt joins."""
         (found,) = await self._link.read(("ZRANGE", self._hints.attempt(attempt.name), 0, -1))
         keys = keys_of(found)
         rows = zip(keys, await self._writer.read(keys), strict=True)
+        states = [(key, self._answered.seen(key, row.state)) for key, row in rows]
         now = self._clock()
-        for key, _ in sorted(rows, key=lambda one: rules.nearest(one[1].state)):
-            joined = await self._writer.write(key, partial(rules.join, attempt=attempt, now=now))
-            if joined is not None:
+        for key, _ in sorted(states, key=lambda one: rules.nearest(one[1])):
+
+            def rule(state: State, key: str = key) -> tuple[State, Response | None]:
+                after, record = rules.join(self._answered.seen(key, state), attempt, now)
+                return (state, None) if record is None else (after, record)
+
+            if (joined := await self._writer.write(key, rule)) is not None:
                 return joined
         return None
 
@@ -321,15 +337,3 @@ class RedisStore:
             raise StoreUnavailable("It took too long to record the create.") from None
         finally:
             self._link.later(Call(UNLOCK, (lock,), (mine,)))
-
-
-def _has_ended(row: Row, by: float) -> bool:
-    entry = row.state.entry
-    return entry is not None and entry.response.ended_at is not None and entry.response.ended_at <= by
-
-
-def _is_named(row: Row, route: str, response_id: str, owner: str | None) -> bool:
-    names = rules.aliases(row.state.entry)
-    if owner is not None:
-        return (route, response_id, owner) in names
-    return any(name[:2] == (route, response_id) for name in names)

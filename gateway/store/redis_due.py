@@ -56,8 +56,7 @@ class Dues:
         mine = self._list(self._processes.me)
         hints = [number + text(key) for number in members]
         before: list[Command] = [("ZADD", mine, 0, hint) for hint in hints]
-        known = [self._processes.known()] if hints else []
-        return Ends(members, [*known, *before], [("ZREM", mine, hint) for hint in hints])
+        return Ends(members, before, [("ZREM", mine, hint) for hint in hints])
 
     async def due(self, after: int, limit: int) -> list[Due]:
         """The first ends beyond a number."""

@@ -24,7 +24,7 @@ class Processes:
         self._all = hints.key("processes")
 
     def known(self) -> Command:
-        """Whoever owes something is known from before it does."""
+        """This process is known, before it has written anything, so that others find what it leaves behind."""
         return ("ZADD", self._all, "NX", 0, self.me)
 
     async def renew(self, ttl_s: float) -> Pulse:

@@ -17,7 +17,7 @@ from gateway.store.encoding import decode, encode
 from gateway.store.port import End
 from gateway.store.redis_link import Call, Value, text
 from gateway.store.redis_scripts import APPEND, COMMIT, NAME_BYTES, PAGE
-from gateway.store.rules import LAST_POSITION, Entry, State
+from gateway.store.rules import LAST_POSITION, Entry, State, aliases
 from gateway.store.tail import Frames
 
 _Headers = tuple[tuple[str, str], ...]
@@ -69,6 +69,18 @@ class Row:
     version: bytes = b""
     writes: bytes = b""
     order: int = 0
+
+    def had_ended(self, by: float) -> bool:
+        """Whether its tracking was over at that time (unix seconds)."""
+        ended_at = self.state.entry.response.ended_at if self.state.entry is not None else None
+        return ended_at is not None and ended_at <= by
+
+    def is_named(self, route: str, response_id: str, owner: str | None) -> bool:
+        """Whether it has this id for an owner, or for any."""
+        names = aliases(self.state.entry)
+        if owner is not None:
+            return (route, response_id, owner) in names
+        return any(name[:2] == (route, response_id) for name in names)
 
 
 ABSENT = Row(State())

@@ -72,6 +72,7 @@ class Writer:
         self._endings: dict[str, bytes] = {}
         self._random, self._counts = secrets.token_hex(NAME_BYTES // 4), count()
         self._last_order = 0
+        self._known = False
 
     async def read(self, keys: Sequence[str]) -> list[Row]:
         """Records as they are now."""
@@ -174,13 +175,15 @@ class Writer:
         """Do it; or what is there instead of the row that it was decided on."""
         self._rows.pop(key, None)
         ends = self._dues.ends(key, after.ends)
-        before = [*self._hints.before(key, row.order, row.state, after), *ends.before]
+        known = [] if self._known else [self._processes.known()]
+        before = [*known, *self._hints.before(key, row.order, row.state, after), *ends.before]
         commit = commit_of(self._names(key), row, after, name, ends.fields, self._kept, by=self._processes.me)
         (kind, *rest) = await self._in_order(before, commit, apart=after.entry is None)
         if kind == b"changed":
             if ends.back:
                 self._link.later(*ends.back)
             return row_of(rest[0])
+        self._known = True
         self._true(key, row, after, name)
         return None
 

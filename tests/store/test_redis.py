@@ -25,7 +25,7 @@ from given import (
 from lossy import LossyLine
 from redis_server import RedisServer, url_for
 
-from gateway.domain.attempt import Attempt, Fate
+from gateway.domain.attempt import GIVEN_S, Attempt, Fate
 from gateway.domain.response import Change, Response
 from gateway.store.follow import follow
 from gateway.store.port import Closed, End, Fenced, Gap, Lease, Query, Unusable
@@ -163,6 +163,37 @@ async def test_each_lost_create_is_joined_by_one_retry_whichever_process_that_co
     assert given == {f"first-{number}" for number in range(10)}
 
 
+@pytest.mark.parametrize(("before_s", "given"), [(GIVEN_S, "again"), (GIVEN_S / 2, "first")])
+async def test_an_answer_whose_process_died_before_its_client_had_surely_got_it_is_joined_elsewhere(
+    process: Process, before_s: float, given: str
+) -> None:
+    one, two = await process(), await process()
+    first = Attempt("name", "words", BEGAN)
+    await one.create(a_record("first"), first)
+    await one.create(a_record("long ago"), replace(first, name="another"))
+    await one.mark("long ago", replace(first, name="another").now(Fate.ANSWERED, BEGAN - 10 * GIVEN_S))
+    await one.mark("first", first.now(Fate.ANSWERED, BEGAN - before_s))
+    assert (await one.create(a_record("here"), replace(first, retry=1), join=True)).key == "here"
+    await one.delete("here")
+    async with asyncio.timeout(PATIENCE_S):
+        while await fate_in(two, "long ago") is not Fate.ANSWERED:  # noqa: ASYNC110 - the process takes its time
+            await asyncio.sleep(0.02)
+    await one.close()
+    assert (await two.create(a_record("again"), replace(first, retry=1), join=True)).key == given
+
+
+async def fate_in(store: RedisStore, key: str) -> Fate | None:
+    (row,) = await store._writer.read([key])
+    return row.state.attempt.fate if row.state.attempt else None
+
+
+async def test_a_process_that_died_before_its_first_heartbeat_leaves_orphans(process: Process) -> None:
+    one, two = await process(), await process()
+    await one.create(a_record())
+    await one.close()
+    assert [response.key async for response in two.orphans()] == ["key"]
+
+
 async def test_what_a_living_process_holds_is_nobody_elses_and_what_a_dead_one_held_is_taken_by_one(
     process: Process,
 ) -> None:
@@ -171,6 +202,7 @@ async def test_what_a_living_process_holds_is_nobody_elses_and_what_a_dead_one_h
     assert (await two.renew(FOREVER_S)).processes == 2
     await one.create(a_record())
     assert await two.claim("key") is None
+    await three.renew(FOREVER_S)
     assert [response.key async for response in two.orphans()] == []
     await one.renew(0)
     assert [response.key async for response in two.orphans()] == ["key"]
