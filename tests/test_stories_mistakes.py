@@ -166,6 +166,7 @@ async def test_what_is_stuck_is_never_deleted_however_old_it_is_and_is_given_up_
     clock.by_s = 31 * day_s
     _, error = await until_error(stream)
     assert error.code == "response_abandoned"
+    await gateway.facts.wait_for(Ended)
     assert await gateway.shown("responses_given_up_total", ending="abandoned", mode="background_stream") == 1
 
 
