@@ -1,26 +1,38 @@
-"""Series of a table of metrics: made from their catalogue, bounded, rendered for a scrape.
+"""Series of a table of metrics: made from their catalogue, bounded, counted, rendered for a scrape.
 
-Rule: the only importer of prometheus_client; no I/O, no clock, any thread. Label values are those of the catalogue;
-others are learnt up to a limit and `other` beyond it, so that nobody's text can grow the scrape. Called by `metrics`
-and by other projections of facts into metrics.
+Rule: the only importer of prometheus_client; no I/O, any thread. Label values are those of the catalogue; others are
+learnt up to a limit and `other` beyond it, so that nobody's text can grow the scrape. Called by `metrics` and by other
+projections of facts into metrics.
+
+The numbers are kept here, and become the vendor's families when they are scraped: a request counts a dozen things, each
+of which costs the vendor's own counters and histograms three times as much, and with an exemplar six times.
 """
 
+import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import product
+from dataclasses import dataclass, field
+from itertools import accumulate, product
+from threading import Lock
 from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
     exposition,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    Exemplar,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from gateway.domain.response import Trace
 from gateway.telemetry.catalogue import MODEL, Metric
@@ -31,6 +43,8 @@ _LABEL_CHARACTERS = 100
 
 Reading = Callable[[], float | None]
 """A gauge that is read when it is scraped, in the scrape's thread; None: there is nothing to show."""
+_Seen = tuple[int, float, float]
+"""An exemplar: of which trace, how much, when (unix seconds)."""
 
 
 class Registry:
@@ -48,53 +62,121 @@ class Registry:
         return content_type, encode(self.vendors)
 
 
-class Series:
+@dataclass(slots=True)
+class _Count:
+    """A counter's number."""
+
+    value: float = 0.0
+    seen: _Seen | None = None
+
+
+@dataclass(slots=True)
+class _Spread:
+    """A histogram's numbers: by bucket, each without those below it; the last one has no bound."""
+
+    counts: list[int]
+    sum: float = 0.0
+    seen: dict[int, _Seen] = field(default_factory=dict)
+
+
+class Series(Collector):
     """The series of a table of metrics. `room`: how many values of a label are learnt, where that is a setting."""
 
     def __init__(self, registry: Registry, metrics: Iterable[Metric], room: Mapping[str, int]) -> None:
         self._metrics = {metric.name: metric for metric in metrics}
         self._known: dict[str, set[str]] = {}
         self._room = dict(room)
-        self._families: dict[str, Any] = {}
-        self._children: dict[tuple[str, ...], Any] = {}
-        self._gauges = _Gauges(self._metrics.values())
-        registry.vendors.register(self._gauges)
+        self._lock = Lock()
+        self._counted: dict[str, dict[tuple[str, ...], Any]] = {}
+        self._shown: dict[str, Mapping[tuple[str, ...], float]] = {}
+        self._readings: dict[str, Reading] = {}
         for metric in self._metrics.values():
             for label, values in metric.labels.items():
                 self._known.setdefault(label, set()).update(values)
                 self._room.setdefault(label, _LEARNT_VALUES)
-            if metric.kind != "gauge":
-                self._families[metric.name] = _family(registry, metric)
-                self._make(metric, metric.labels)
+            if metric.kind == "gauge":
+                self._shown[metric.name] = dict.fromkeys(_closed(metric.labels), 0.0)
+            else:
+                self._counted[metric.name] = {}
+                self._begin(metric, metric.labels)
+        registry.vendors.register(self)
 
     def inc(self, name: str, *values: str, by: float = 1, trace: Trace | None = None) -> None:
         """Count. `trace`: of the response that is counted; its id is an exemplar where it is sampled."""
-        self._child(name, values).inc(by, _exemplar(trace))
+        count: _Count = self._counted[name].get(values) or self._learnt(name, values)
+        with self._lock:
+            count.value += by
+            if trace is not None and trace.sampled:
+                count.seen = trace.trace_id, by, time.time()
 
     def observe(self, name: str, amount: float, *values: str, trace: Trace | None = None) -> None:
         """Put an amount into a histogram; a negative one, made by a clock that went back, is 0."""
-        self._child(name, values).observe(max(amount, 0), _exemplar(trace))
+        spread: _Spread = self._counted[name].get(values) or self._learnt(name, values)
+        amount = max(amount, 0)
+        bucket = bisect_left(self._metrics[name].buckets, amount)
+        with self._lock:
+            spread.counts[bucket] += 1
+            spread.sum += amount
+            if trace is not None and trace.sampled:
+                spread.seen[bucket] = trace.trace_id, amount, time.time()
 
     def show(self, name: str, amounts: Mapping[tuple[str, ...], float]) -> None:
         """All that a gauge shows from now on, by label values. Closed sets of labels are there at 0 besides."""
         bounded = {self._bounded(name, values): amount for values, amount in amounts.items()}
-        self._gauges.amounts[name] = {**dict.fromkeys(_closed(self._metrics[name].labels), 0.0), **bounded}
+        self._shown[name] = {**dict.fromkeys(_closed(self._metrics[name].labels), 0.0), **bounded}
 
     def read(self, name: str, reading: Reading) -> None:
         """A gauge without labels is read at each scrape."""
-        self._gauges.readings[name] = reading
+        self._readings[name] = reading
 
-    def _make(self, metric: Metric, labels: Mapping[str, tuple[str, ...]]) -> None:
-        family = self._families[metric.name]
+    def collect(self) -> Iterator[Family]:
+        """What the vendor asks for."""
+        for metric in self._metrics.values():
+            if metric.kind == "gauge":
+                yield self._gauge(metric)
+            elif metric.kind == "counter":
+                yield self._counter(metric)
+            else:
+                yield self._histogram(metric)
+
+    def _gauge(self, metric: Metric) -> Family:
+        """One that has nothing to show has no series, which no `Gauge` of the vendor's can."""
+        family = GaugeMetricFamily(metric.name, metric.help, labels=tuple(metric.labels))
+        reading = self._readings.get(metric.name)
+        amounts = self._shown[metric.name] if reading is None else _one(reading())
+        for values, amount in amounts.items():
+            family.add_metric(values, amount)
+        return family
+
+    def _counter(self, metric: Metric) -> Family:
+        family = CounterMetricFamily(metric.name, metric.help, labels=tuple(metric.labels))
+        for values, count in tuple(self._counted[metric.name].items()):
+            with self._lock:
+                value, seen = count.value, count.seen
+            family.add_metric(values, value, exemplar=_exemplar(seen))
+        return family
+
+    def _histogram(self, metric: Metric) -> Family:
+        family = HistogramMetricFamily(metric.name, metric.help, labels=tuple(metric.labels))
+        bounds = [floatToGoString(bound) for bound in (*metric.buckets, float("inf"))]  # type: ignore[no-untyped-call]
+        for values, spread in tuple(self._counted[metric.name].items()):
+            with self._lock:
+                counts, total, seen = tuple(spread.counts), spread.sum, dict(spread.seen)
+            exemplars = [_exemplar(seen.get(bucket)) for bucket in range(len(counts))]
+            buckets: Any = tuple(zip(bounds, accumulate(counts), exemplars, strict=True))
+            family.add_metric(values, buckets, total)
+        return family
+
+    def _begin(self, metric: Metric, labels: Mapping[str, tuple[str, ...]]) -> None:
         for values in _closed(labels) if labels else ((),):
-            self._children.setdefault((metric.name, *values), family.labels(*values) if values else family)
+            self._made(metric, values)
 
-    def _child(self, name: str, values: tuple[str, ...]) -> Any:
-        child = self._children.get((name, *values))
-        if child is not None:
-            return child
-        bounded = self._bounded(name, values)
-        return self._children.setdefault((name, *bounded), self._families[name].labels(*bounded))
+    def _learnt(self, name: str, values: tuple[str, ...]) -> Any:
+        return self._made(self._metrics[name], self._bounded(name, values))
+
+    def _made(self, metric: Metric, values: tuple[str, ...]) -> Any:
+        new = _Count() if metric.kind == "counter" else _Spread([0] * (len(metric.buckets) + 1))
+        return self._counted[metric.name].setdefault(values, new)
 
     def _bounded(self, name: str, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(self._admitted, self._metrics[name].labels, values))
@@ -117,35 +199,7 @@ class Series:
         """The series of a model begin at 0 when its name is learnt, so that no rate loses their first step."""
         for metric in self._metrics.values():
             if metric.labels.get(MODEL) and metric.kind != "gauge":
-                self._make(metric, {**metric.labels, MODEL: (model,)})
-
-
-class _Gauges(Collector):
-    """Gauges as they stand: one that has nothing to show has no series, which no `Gauge` of the vendor's can."""
-
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = [metric for metric in metrics if metric.kind == "gauge"]
-        self.amounts: dict[str, Mapping[tuple[str, ...], float]] = {
-            metric.name: dict.fromkeys(_closed(metric.labels), 0.0) for metric in self._metrics
-        }
-        self.readings: dict[str, Reading] = {}
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """What the vendor asks for."""
-        for metric in self._metrics:
-            family = GaugeMetricFamily(metric.name, metric.help, labels=tuple(metric.labels))
-            reading = self.readings.get(metric.name)
-            amounts = self.amounts[metric.name] if reading is None else _one(reading())
-            for values, amount in amounts.items():
-                family.add_metric(values, amount)
-            yield family
-
-
-def _family(registry: Registry, metric: Metric) -> Any:
-    labels = tuple(metric.labels)
-    if metric.kind == "counter":
-        return Counter(metric.name, metric.help, labels, registry=registry.vendors)
-    return Histogram(metric.name, metric.help, labels, registry=registry.vendors, buckets=metric.buckets)
+                self._begin(metric, {**metric.labels, MODEL: (model,)})
 
 
 def _closed(labels: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
@@ -157,5 +211,5 @@ def _one(amount: float | None) -> dict[tuple[str, ...], float]:
     return {} if amount is None else {(): amount}
 
 
-def _exemplar(trace: Trace | None) -> dict[str, str] | None:
-    return {"trace_id": f"{trace.trace_id:032x}"} if trace is not None and trace.sampled else None
+def _exemplar(seen: _Seen | None) -> Exemplar | None:
+    return None if seen is None else Exemplar({"trace_id": f"{seen[0]:032x}"}, *seen[1:])
