@@ -11,8 +11,9 @@ epoch is old.
 
 When the store was away, for this process or for all, what was agreed with it may be lost, on either side: whether a
 claim was answered, what others told, what a failover forgot. So once it is back, all that is in hand is looked at, and
-what the store says this process holds, and it does not, is taken up. Nobody adopts from the others for as long as a
-lease, in which they can say that they live. Run by the tracker.
+what the store says this process holds, and it does not, is taken up; this also now and then, as a failover may be over
+before anybody has noticed. After a failure nobody adopts from the others for as long as a lease, in which they can say
+that they live. Run by the tracker.
 """
 
 import asyncio
@@ -37,6 +38,7 @@ from gateway.store.port import Store
 from gateway.telemetry.observers import Telemetry
 
 _AT_ONCE = 50
+_LOOK_BACK = 6  # every so many leases: what no failure told of
 _BEATS = 10  # in the time of a lease: one that is late, or lost on its way, ends none
 
 
@@ -76,10 +78,16 @@ class Leases:
         self._clock = clock
         self._hands = hands
         self._beat_s = settings.lease_s / _BEATS
-        self._unsure = self._leaving = False
-        self._adopts_at = 0.0
+        self._leaving, self._adopts_at, self._looks_back_at = False, 0.0, 0.0
+        self.unsure = False
+        """What the store has may be other than what this process thinks."""
         self.processes = 1
         self.orphans = 0
+
+    @property
+    def away(self) -> bool:
+        """The store did not answer the last heartbeat."""
+        return self._adopts_at == math.inf
 
     async def begin(self) -> None:
         """Live, and take up what nobody holds. Raises `StoreUnavailable`."""
@@ -98,7 +106,7 @@ class Leases:
                 if not self._leaving and time.monotonic() >= self._adopts_at:
                     await self._adopt()
             except StoreUnavailable as error:
-                self._unsure = True
+                self.unsure = True
                 self._adopts_at = math.inf
                 self._telemetry.emit([StoreFailed(self._clock(), "renew", error.message)])
         await asyncio.Event().wait()
@@ -111,7 +119,7 @@ class Leases:
         try:
             found, body = await asyncio.gather(self._store.get(response.key), self._store.body(response.key))
         except StoreUnavailable:
-            self._unsure = True
+            self.unsure = True
             raise
         if found is None or found.ended or response.key in self._hands.live:
             return None
@@ -171,16 +179,16 @@ class Leases:
             await self._ledger.end(live, ending, source="recovery")
         except StoreUnavailable:
             self._hands.let_go(live)
-            self._unsure = True
+            self.unsure = True
             raise
 
     async def _beat(self) -> None:
         pulse = await self._store.renew(self._settings.lease_s)
         self.processes = pulse.processes
         self._poller.shared_by(pulse.processes)
-        if self._adopts_at == math.inf:
+        if self.away:
             self._adopts_at = time.monotonic() + self._settings.lease_s
-        news = tuple(self._hands.live) if self._unsure else pulse.news
+        news = tuple(self._hands.live) if self.unsure else pulse.news
         for start in range(0, len(news), _AT_ONCE):
             await asyncio.gather(*map(self._look, news[start : start + _AT_ONCE]))
 
@@ -198,12 +206,15 @@ class Leases:
             self.taken(live)
 
     async def _adopt(self) -> None:
-        unsure, self._unsure = self._unsure, False
-        in_hand = {*self._hands.live, *self._hands.attempts.recording} if unsure else None
+        unsure, self.unsure, now = self.unsure, False, time.monotonic()
+        in_hand = None
+        if unsure or now >= self._looks_back_at:
+            self._looks_back_at = now + _LOOK_BACK * self._settings.lease_s
+            in_hand = {*self._hands.live, *self._hands.attempts.recording}
         try:
             await self._claim_all([one async for one in self._store.orphans(in_hand)])
         except StoreUnavailable:
-            self._unsure = self._unsure or unsure
+            self.unsure = self.unsure or unsure
             raise
 
     async def _claim_all(self, found: Sequence[Response]) -> None:

@@ -119,7 +119,11 @@ class Tracker:
 
         Raises `Overloaded`, `IdempotencyKeyReused`, `StoreUnavailable`: before upstream is called.
         """
-        recorded = await self.attempts.record(self._credentials.seal(response, credential), attempt)
+        try:
+            recorded = await self.attempts.record(self._credentials.seal(response, credential), attempt)
+        except StoreUnavailable:
+            self.leases.unsure = True  # it may be recorded all the same
+            raise
         if recorded.key != response.key:
             await self.heard_from(recorded, credential)
             return await self.attempts.join(recorded, attempt, request_id=response.request_id)
@@ -287,7 +291,7 @@ class Tracker:
         live.changed()
         if live.task is not None or not live.in_hand:
             return
-        if self._resumable(live):
+        if live.response.pumped and not live.response.own_numbers:
             live.response = live.response.but(pumped=True)
             live.task = self.spawn(self._working(live, self._pump.run(live, None)), f"response {live.key}")
         else:
@@ -299,9 +303,6 @@ class Tracker:
         live.response = live.response.but(stuck=None, stuck_at=None)
         self._forget(live)
         live.changed()
-
-    def _resumable(self, live: Live) -> bool:
-        return live.response.pumped and not live.response.own_numbers
 
     async def _working(self, live: Live, work: Coroutine[Any, Any, None]) -> None:
         """A response's task: whatever it raises, the response is not left without anybody."""
