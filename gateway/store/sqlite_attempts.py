@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from gateway.domain.attempt import GIVEN_S, Attempt, Fate
@@ -19,6 +20,8 @@ _FIELDS = ("name", "fingerprint", "at", "keyed", "retry", "fate")
 COLUMNS = ", ".join(f"attempt.{field}" for field in _FIELDS)
 """What `read` takes, of a record joined with its attempt."""
 WIDTH = len(_FIELDS)
+_SETTLED_AT_ONCE = 100
+"""So that creates get in between."""
 
 
 def row_of(rid: int, attempt: Attempt) -> tuple[Any, ...]:
@@ -75,20 +78,21 @@ class Answered:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _begin(self) -> None:
+    def _begin(self, after_s: float = GIVEN_S) -> None:
         if self._timer is None and not self._stopped:
-            self._timer = asyncio.get_running_loop().call_later(GIVEN_S, self._settle)
+            self._timer = asyncio.get_running_loop().call_later(after_s, self._settle)
 
     def _settle(self) -> None:
         until = self._clock() - GIVEN_S
-        given = {rid: attempt for rid, attempt in self._attempts.items() if attempt.at <= until}
+        over = ((rid, attempt) for rid, attempt in self._attempts.items() if attempt.at <= until)
+        given = dict(islice(over, _SETTLED_AT_ONCE))
         self._ask(settle, tuple(given)).add_done_callback(partial(self._settled, given))
 
     def _settled(self, given: dict[int, Attempt], job: "asyncio.Future[None]") -> None:
-        self._timer = None
-        if job.exception() is None:
+        self._timer, done = None, job.exception() is None
+        if done:
             for rid, attempt in given.items():
                 if self._attempts.get(rid) is attempt:
                     del self._attempts[rid]
         if self._attempts:
-            self._begin()
+            self._begin(0.0 if done and len(given) == _SETTLED_AT_ONCE else GIVEN_S)
