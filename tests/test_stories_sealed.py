@@ -83,7 +83,7 @@ def all_files(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
 
 
-async def begun(process: Process, upstream: Upstream, key: str, *, streamed: bool) -> str:
+async def begun(process: Process | Running, upstream: Upstream, key: str, *, streamed: bool) -> str:
     """The id of a background response whose client has gone: of a stream after some events."""
     client = process.client(key)
     if not streamed:
@@ -244,6 +244,29 @@ async def test_a_credential_that_upstream_refuses_is_not_kept(parts: AsyncExitSt
     project.keys.clear()
     await until(lambda: live(gateway, created.id).waits_for_owner)
     await eventually(lambda: record(gateway, created.id), lambda response: response.sealed is None)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["polled", "pumped"])
+async def test_a_response_goes_to_the_gateway_that_hears_the_token_which_upstream_still_takes(
+    parts: AsyncExitStack, gateway_for: Embed, tmp_path: Path, streamed: bool
+) -> None:
+    upstream, project = await project_upstream(parts, "sk-old", "sk-new")
+    shared = {"store": redis_server.url_for(tmp_path), "sealing_keys": [OLD]}
+    one, other = [await gateway_for(upstream.url, **shared) for _ in range(2)]
+    response_id = await begun(one, upstream, "sk-old", streamed=streamed)
+    key, held = live(one, response_id).key, other.gateway.context.tracker.live
+    project.keys.remove("sk-old")
+    upstream.simulator.cut(response_id)
+    client = other.client("sk-new")
+    await eventually(lambda: client.responses.retrieve(response_id), lambda _: key in held)
+
+    await other.gateway.stop()
+    await one.gateway.stop()
+    project.used.clear()
+    third = await gateway_for(upstream.url, **shared)
+    upstream.simulator.skip(60)
+    assert (await third.facts.wait_for(Ended)).response.response_id == response_id
+    assert {used for used, _ in project.used} == {"sk-new"}
 
 
 @pytest.mark.parametrize("how", ["completes", "cancelled", "deleted", "lost", "abandoned"])

@@ -227,6 +227,12 @@ class Ledger:
                 raise
         live.saved = value
 
+    async def refused(self, live: Live, credential: Headers | None) -> None:
+        """Upstream refused this credential. Where there is no other, whoever hears from the owner may have it."""
+        live.refused(credential)
+        if live.waits_for_owner:
+            await self.note_if_it_can(live)
+
     async def note_if_it_can(self, live: Live) -> None:
         """The same after a write that is made and must not look as if it had failed; the rest is written later."""
         try:

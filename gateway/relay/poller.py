@@ -152,7 +152,7 @@ class Poller:
         if 200 <= status < 300:
             outcome = await self._told(live, body, headers, source="cancel")
         elif status in _UNAUTHORISED:
-            live.refused(credential)
+            await self._ledger.refused(live, credential)
         return Polled(status, headers, body, outcome)
 
     def slowed(self, live: Live) -> bool:
@@ -245,9 +245,7 @@ class Poller:
 
     async def _denied(self, live: Live, status: int, credential: Headers | None) -> None:
         if status in _UNAUTHORISED:
-            live.refused(credential)
-            if live.waits_for_owner:
-                await self._ledger.note_if_it_can(live)  # whoever hears from the owner may have it
+            await self._ledger.refused(live, credential)
         if status != 404:
             return
         now = time.monotonic()

@@ -208,7 +208,7 @@ class Pump:
             if answer is not None and answer.ok and answer.is_event_stream:
                 outcome, live.misses, live.missed_since = "resumed", 0, None
             elif answer is not None and answer.status in _UNAUTHORISED:
-                live.refused(credential)
+                await self._ledger.refused(live, credential)
             elif answer is not None and answer.status not in _TRY_AGAIN:
                 outcome = "refused"
             elif answer is not None:
