@@ -127,14 +127,23 @@ async def test_expect_100_continue_is_answered_before_the_body_is_sent(parts, ga
 
 
 async def test_an_http_1_0_client_gets_the_body_up_to_the_connections_end(parts, gateway_for):
-    upstream = await scripted_upstream(
-        parts, answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
-    )
+    begun = asyncio.Event()
+
+    async def in_parts(asked):
+        """So that its size is not known when it begins."""
+        await asked.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await begun.wait()
+        await asked.send(b"0\r\n\r\n")
+
+    upstream = await scripted_upstream(parts, in_parts)
     gateway = await gateway_for(upstream.url)
+    line = await dial(parts, gateway.url)
+    await line.send(b"GET /v1/x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
 
-    answer = await exchange(parts, gateway.url, b"GET /v1/x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
-
-    assert unnamed(answer) == b"HTTP/1.0 200 OK\r\n\r\nhello"
+    head = await line.head()
+    begun.set()
+    assert unnamed(head) == b"HTTP/1.0 200 OK\r\n\r\n"
+    assert await line.rest() == b"hello"
 
 
 async def test_upstream_out_of_reach_is_said_so(parts, gateway_for):

@@ -153,7 +153,8 @@ async def test_an_operator_cancels_anywhere_what_is_sealed(
         assert (answer.status, answer.json["status"]) == (200, "cancelled")
         asked = next(seen for seen in upstream.simulator.requests if seen.path.endswith("/cancel"))
         assert asked.header("Authorization") == "Bearer sk-test"
-        assert (await one.client().responses.retrieve(created.id)).status == "cancelled"
+        owner = one.client()
+        await eventually(lambda: owner.responses.retrieve(created.id), lambda response: response.status == "cancelled")
     else:
         assert (answer.status, answer.error["code"]) == (409, "response_not_live")
         assert "Another gateway holds" in answer.error["message"]
