@@ -29,7 +29,8 @@ _NOT_TO_CLIENT = HOP_BY_HOP | {"set-cookie", "alt-svc"}
 
 CREDENTIALS = frozenset({"authorization", "api-key"})
 """The headers that say who pays: what the gateway keeps, in memory, to speak to upstream about a response."""
-SCOPE = frozenset({"openai-organization", "openai-project"})
+CALLER = CREDENTIALS | {"openai-organization", "openai-project"}
+"""These, and for whom of those who share them."""
 BETA = "OpenAI-Beta"
 _BETA_CHARACTERS = 256
 _KEPT_WITH_SNAPSHOT = ("content-type", "x-request-id", "openai-", "x-ms-")
@@ -47,7 +48,7 @@ def to_client(headers: Iterable[tuple[str, str]], *, drop: frozenset[str] = froz
 
 def credential(headers: Iterable[tuple[str, str]]) -> Headers:
     """The headers with which upstream will answer for this caller: credential, organisation, project."""
-    return [(name, value) for name, value in headers if name.lower() in CREDENTIALS | SCOPE]
+    return [(name, value) for name, value in headers if name.lower() in CALLER]
 
 
 def beta(values: Iterable[str]) -> str | None:

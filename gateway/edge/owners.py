@@ -6,7 +6,7 @@ from gateway.domain import mode
 from gateway.domain.continuation import parse_token
 from gateway.domain.digest import digest
 from gateway.domain.errors import BadRequest, ResponseNotFound, StoreUnavailable
-from gateway.domain.headers import CREDENTIALS, SCOPE, Headers
+from gateway.domain.headers import CALLER, Headers
 from gateway.domain.mode import Asked
 from gateway.domain.response import Response
 from gateway.edge.context import Context
@@ -16,7 +16,7 @@ from gateway.edge.passthrough import received
 
 def owner_of(owner_key: bytes, route: str, headers: Headers) -> str:
     """The owner that a request's headers make: hexadecimal, without a way back to the credential."""
-    named = sorted((name.lower(), value) for name, value in headers if name.lower() in CREDENTIALS | SCOPE)
+    named = sorted((name.lower(), value) for name, value in headers if name.lower() in CALLER)
     parts = (route, *(part for pair in named for part in pair))
     return digest(owner_key, *(part.encode("utf-8", "surrogateescape") for part in parts))
 

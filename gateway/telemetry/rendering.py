@@ -8,10 +8,10 @@ import errno
 import json
 import logging
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -28,6 +28,10 @@ KEPT_BACK: Final = "kept_back"
 """On a record: how many like it were not written."""
 
 _WORDS_CHARACTERS: Final = 300
+_SHORT: Final[dict[type, Callable[[Any], object]]] = {
+    float: lambda value: round(value, 6),
+    str: lambda value: value[:_WORDS_CHARACTERS],
+}
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 _FOR_MACHINES: Final = frozenset({"key", "route", "span_id", "trace_flags", "source", "followed"})
 _LAST: Final = ("mode", "model", "response_id", "request_id", "upstream_request_id", "trace_id")
@@ -68,11 +72,8 @@ def ids(response: Response | None, request_id: str | None) -> dict[str, object]:
 
 def shown(fields: Mapping[str, object]) -> dict[str, object]:
     """The fields that have a value, as short as they may be."""
-    return {
-        name: _short(value) if isinstance(value, (str, float)) else value
-        for name, value in fields.items()
-        if value is not None
-    }
+    told = {name: value for name, value in fields.items() if value is not None}
+    return {name: _SHORT[type(value)](value) if type(value) in _SHORT else value for name, value in told.items()}
 
 
 def timestamp(at: float) -> str:
@@ -86,12 +87,6 @@ def _second(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _short(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, 6)
-    return value[:_WORDS_CHARACTERS] if isinstance(value, str) else value
-
-
 def _from_record(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
     record: logging.LogRecord = line["_record"]
     event = str(line["event"] if record.name.startswith(OWN_LOGGERS) else record.msg).partition("\n")[0]
@@ -101,7 +96,7 @@ def _from_record(logger: WrappedLogger, method: str, line: EventDict) -> EventDi
         event, error = f"{event}: {error[0].__name__}: {error[1]}", None
     found = ids(getattr(record, "response", None), getattr(record, "request_id", None))
     found |= {"kept_back": getattr(record, KEPT_BACK, None) or None, "exc_info": error}
-    said = {"event": _short(event), "timestamp": timestamp(record.created), "logger": record.name}
+    said = {"event": event[:_WORDS_CHARACTERS], "timestamp": timestamp(record.created), "logger": record.name}
     return {**line, **said, **shown(found)}
 
 
