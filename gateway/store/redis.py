@@ -67,7 +67,9 @@ class RedisStore:
         self._clock = clock
         self._url = without_password(url)
         self._link = Link(client_of(parsed, timeout_s=timeout_s), timeout_s=timeout_s)
-        self._names: Callable[[str], Names] = lru_cache(_REMEMBERED_NAMES)(partial(names_of, prefix))
+        self._names: Callable[[str], Names] = lru_cache(_REMEMBERED_NAMES)(
+            partial(names_of, prefix, "SPUBLISH" if self._link.is_cluster else "PUBLISH")
+        )
         self._hints = Hints(prefix)
         self._processes = Processes(self._link, self._hints)
         self._dues = Dues(self._link, self._hints, self._names, self._processes)

@@ -7,6 +7,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError
 
 from gateway.config_store import RedisUrl
 
@@ -32,10 +33,26 @@ def client_of(url: RedisUrl, *, timeout_s: float) -> Any:
     if url.kind == "sentinel":
         asking = {name: url.option(f"sentinel_{name}") for name in user}
         ask: Any = Sentinel  # without types
-        sentinels = ask(url.hosts, sentinel_kwargs={**common, **asking}, db=url.database, **user, **common)
+        sentinels = ask(
+            url.hosts,
+            sentinel_kwargs={**common, **asking},
+            db=url.database,
+            **user,
+            **common,
+            redis_connect_func=_to_primary,
+        )
         return sentinels.master_for(url.service)
     ((host, port),) = url.hosts
     return Redis(host=host, port=port, db=url.database, **user, **common)
+
+
+async def _to_primary(connection: Any) -> None:
+    """Right after a failover a Sentinel may still name what is a replica now, and replicas answer, with what was."""
+    await connection.on_connect()
+    await connection.send_command("HELLO", 2, check_health=False)
+    said = await connection.read_response()
+    if dict(zip(said[::2], said[1::2], strict=True)).get(b"role") != b"master":
+        raise ConnectionError("what Sentinels name is a replica")
 
 
 async def hang_up(client: Any) -> None:

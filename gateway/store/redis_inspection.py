@@ -11,8 +11,8 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.store.port import Durability, Unusable
 from gateway.store.redis_link import Link
 
-OLDEST = (6, 2)
-"""The first version that has all commands that are used."""
+OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
+"""The first versions that have all commands that are used."""
 _ASKED = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "save")
 
 
@@ -20,8 +20,9 @@ async def inspect(link: Link) -> tuple[Durability, tuple[str, ...]]:
     """What an acknowledgement means there, and warnings. Raises Unusable, StoreUnavailable."""
     for (server,) in await link.everywhere(("INFO", "server")):
         version = str(server.get("valkey_version") or server.get("redis_version", ""))
-        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
-            raise Unusable(f"Redis {version} is too old: {'.'.join(map(str, OLDEST))} is needed")
+        oldest = OLDEST_CLUSTER if link.is_cluster else OLDEST
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < oldest:
+            raise Unusable(f"Redis {version} is too old: {'.'.join(map(str, oldest))} is needed")
     try:
         servers = await link.everywhere(*[("CONFIG GET", name) for name in _ASKED])
     except StoreUnavailable as error:

@@ -19,6 +19,7 @@ from typing import Any
 from redis.asyncio import RedisCluster
 from redis.exceptions import (
     BusyLoadingError,
+    MovedError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -106,12 +107,27 @@ class Link:
         except (RedisError, OSError, TimeoutError) as error:
             raise _unavailable(error) from error
 
+    def place_of(self, key: bytes) -> str:
+        """The server that has a key, in a cluster. Raises StoreUnavailable if none has."""
+        if not self.is_cluster:
+            return ""
+        try:
+            name: str = self.client.get_node_from_key(key).name
+        except RedisError as error:
+            raise _unavailable(error) from error
+        return name
+
+    async def moved(self, moved: MovedError) -> None:
+        """What a cluster said of one of its slots."""
+        await self.client.nodes_manager.move_slot(moved)
+
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
-        """A connection of its own, which is hung up in the end. Raises RedisError, OSError."""
+    async def connection(self, place: str) -> AsyncIterator[Any]:
+        """A connection of its own to a server, which is hung up in the end. Raises RedisError, OSError."""
         if self.is_cluster:
-            await self.client.initialize()
-            node = self.client.get_random_primary_node()
+            node = self.client.get_node(node_name=place)
+            if node is None:
+                raise ConnectionError(f"{place} is not in the cluster any more")
             connection = node.connection_class(**node.connection_kwargs)
         else:
             connection = self.client.connection_pool.make_connection()

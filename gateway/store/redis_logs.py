@@ -1,7 +1,7 @@
 """Reading logs: pages from Redis, and the live end of each log that somebody here waits for. Only `redis` calls this.
 
-Theory of operation. A log is watched while readers wait for more of it. One connection of this process is subscribed to
-the channels of all of them; a write publishes its frames there in the script that writes them. A log is asked for once
+Theory of operation. A log is watched while readers wait for more of it. A connection of this process is subscribed to
+its channel (`redis_ears`); a write publishes its frames there in the script that writes them. A log is asked for once
 Redis has confirmed the subscription, so nothing falls in between; from then on a message that continues it is applied,
 and what it has already is dropped. Messages may be lost: one that leaves a hole, a connection that was made anew, or
 two seconds of silence while somebody waits has the log asked for from its last position on. So the log is the truth,
@@ -15,10 +15,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from redis.exceptions import ConnectionError, RedisError
-
 from gateway.domain.errors import StoreUnavailable
 from gateway.store.port import Closed, End, Page
+from gateway.store.redis_ears import Ears
 from gateway.store.redis_link import CLOSED, Link
 from gateway.store.redis_rows import Names, Said, page_of, read_message, read_page
 from gateway.store.rules import LAST_POSITION
@@ -27,8 +26,6 @@ from gateway.store.tail import Frames, Tail
 GONE = "the log is not in the store any more"
 _SILENCE_S = 2.0
 _UNREAD_S = 30.0
-_PATROL_S = 5.0
-_AGAIN_S = 0.2
 _PAGE_BYTES = 2**18
 
 
@@ -66,14 +63,12 @@ class Logs:
         self._cache_bytes = cache_bytes
         self._watched: dict[str, _Watched] = {}
         self._channels: dict[bytes, _Watched] = {}
-        self._unwanted: list[bytes] = []
         self._pages: dict[tuple[str, int, int], asyncio.Future[list[Any]]] = {}
-        self._connection: Any = None
-        self._ready = False
+        self._ears = Ears(link, self._message, self._confirmed, self._lost, self._forget_unread)
 
     def open(self) -> None:
         """Begin to listen."""
-        self._link.spawn(self._listen())
+        self._ears.open()
 
     def close(self) -> None:
         """Every reader gets an error."""
@@ -131,7 +126,12 @@ class Logs:
                 return tail
             watched.behind = False
             try:
-                tail = await (self._begin(watched) if tail is None else self._catch_up(watched.key, tail))
+                if tail is None:
+                    tail = await self._begin(watched)
+                else:
+                    await self._catch_up(watched.key, tail)
+                    if not watched.confirmed.is_set():
+                        await self._ears.listen(watched.channel)
             except Closed:
                 self._gone(watched)
                 raise
@@ -142,9 +142,8 @@ class Logs:
             return tail
 
     async def _begin(self, watched: _Watched) -> Tail:
-        if self._ready and not watched.confirmed.is_set():
-            with contextlib.suppress(RedisError, OSError):  # then it is subscribed with all others on the next line
-                await self._connection.send_command("SUBSCRIBE", watched.channel, check_health=False)
+        if not watched.confirmed.is_set():
+            await self._ears.listen(watched.channel)
         try:
             async with asyncio.timeout(self._link.timeout_s):
                 await watched.confirmed.wait()
@@ -198,60 +197,26 @@ class Logs:
         if self._watched.get(watched.key) is watched:
             del self._watched[watched.key]
             del self._channels[watched.channel]
-            self._unwanted.append(watched.channel)
+            self._ears.forget(watched.channel)
             watched.confirmed.set()  # whoever waits for that looks again
 
-    async def _listen(self) -> None:
-        """For ever: a line, all channels on it, and what it says."""
-        while True:
-            try:
-                async with self._link.connection() as self._connection:
-                    self._ready = True
-                    if self._channels:
-                        await self._connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
-                    await self._hear_all(self._connection)
-            except (RedisError, OSError, TimeoutError):
-                pass  # readers ask Redis themselves, and say if they cannot
-            finally:
-                self._ready = False
-            await asyncio.sleep(_AGAIN_S)
+    def _message(self, channel: bytes, message: bytes) -> None:
+        said, frames = read_message(message)
+        if said.by != self._me:  # else it is heard when it is acknowledged
+            self.hear(self._channels[channel].key, said, frames)
 
-    async def _hear_all(self, connection: Any) -> None:
-        patrol_at, silent = time.monotonic() + _PATROL_S, False
-        while True:
-            answer = await connection.read_response(timeout=_PATROL_S, disconnect_on_error=False, push_request=True)
-            if answer is not None:
-                silent = False
-                self._apply(answer)
-            elif silent:
-                raise ConnectionError("the line is dead")
-            else:
-                silent = True
-                await connection.send_command("PING", check_health=False)
-            if time.monotonic() >= patrol_at:
-                patrol_at = time.monotonic() + _PATROL_S
-                self._forget_unread()
-            if self._unwanted:
-                channels, self._unwanted = self._unwanted, []
-                await connection.send_command("UNSUBSCRIBE", *channels, check_health=False)
-                for channel in channels:
-                    if channel in self._channels:  # somebody has come meanwhile
-                        await connection.send_command("SUBSCRIBE", channel, check_health=False)
+    def _confirmed(self, channel: bytes) -> None:
+        watched = self._channels[channel]
+        watched.confirmed.set()
+        if watched.tail is not None:  # on a new line: what was said in between was not heard
+            watched.behind = True
+            self._link.spawn(self._mend(watched))
 
-    def _apply(self, answer: Any) -> None:
-        kind, channel, *rest = answer if isinstance(answer, list) else (answer, b"")
-        watched = self._channels.get(channel)
-        if watched is None:
-            return
-        if kind == b"message":
-            said, frames = read_message(rest[0])
-            if said.by != self._me:  # else it is heard when it is acknowledged
-                self.hear(watched.key, said, frames)
-        elif kind == b"subscribe":
-            watched.confirmed.set()
-            if watched.tail is not None:  # on a new line: what was said in between was not heard
-                watched.behind = True
-                self._link.spawn(self._mend(watched))
+    def _lost(self, channel: bytes) -> None:
+        watched = self._channels[channel]
+        watched.confirmed.clear()
+        watched.behind = True
+        self._link.spawn(self._mend(watched))
 
     def _forget_unread(self) -> None:
         before = time.monotonic() - _UNREAD_S

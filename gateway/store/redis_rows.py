@@ -46,8 +46,9 @@ _said = msgspec.msgpack.Decoder(Said)
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The keys of one response."""
+    """The keys of one response; `publish`: the command that tells the channel."""
 
+    publish: str
     record: bytes
     log: bytes
     body: bytes
@@ -94,10 +95,10 @@ class Kept:
     log_ms: int
 
 
-def names_of(prefix: str, key: str) -> Names:
+def names_of(prefix: str, publish: str, key: str) -> Names:
     """The keys of a response."""
     tag = b"%b:{%b}:" % (text(prefix), text(key))
-    return Names(*[tag + part for part in (b"record", b"log", b"body", b"due", b"events", b"turn")])
+    return Names(publish, *[tag + part for part in (b"record", b"log", b"body", b"due", b"events", b"turn")])
 
 
 def row_of(found: "Mapping[bytes, bytes] | Sequence[bytes]") -> Row:
@@ -128,7 +129,7 @@ def append_of(names: Names, events: Sequence[Event], *, tail: int, epoch: int, b
     """Append to a log that ends at `tail`; `by` names this process."""
     keys = (names.record, names.log, names.channel)
     last = events[-1].number if events else tail
-    return Call(APPEND, keys, (epoch, tail, last, _message(Said(by, tail), events), *_entries(events)))
+    return Call(APPEND, keys, (epoch, tail, last, _message(Said(by, tail), events), names.publish, *_entries(events)))
 
 
 def commit_of(
@@ -152,7 +153,7 @@ def commit_of(
         message = _message(Said(by, before.tail, (), has_ended, log_goes), after.events)
     values = (
         *(name, row.version, before.tail if moved and not begins else "", record_ms, log_ms, message),
-        *(-1 if goes else len(record) // 2, -1 if log_goes or begins else len(body) // 2, len(ends)),
+        *(-1 if goes else len(record) // 2, -1 if log_goes or begins else len(body) // 2, len(ends), names.publish),
         *record,
         *([] if begins else body),
         *(part for pair in ends.items() for part in pair),

@@ -28,28 +28,29 @@ class Script:
 
 
 # Positions may be larger than what a number in Lua holds exactly: they are compared as texts.
-# KEYS: record, log, channel. ARGV: epoch, tail, new tail, head of the message, then id and frame of each event.
+# KEYS: record, log, channel. ARGV: epoch, tail, new tail, head of the message, how it is published, then id and frame
+# of each event.
 APPEND = Script("""
 local known = redis.call('HMGET', KEYS[1], 'epoch', 'tail', 'end')
 if not known[1] then return {'missing'} end
 if known[1] ~= ARGV[1] then return {'fenced', known[1]} end
 if known[3] ~= '' then return {'closed'} end
 if known[2] ~= ARGV[2] then return {'tail', known[2]} end
-if #ARGV == 4 then return {'done'} end
+if #ARGV == 5 then return {'done'} end
 local message = {ARGV[4]}
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
     redis.call('XADD', KEYS[2], ARGV[i], 'f', ARGV[i + 1])
     message[#message + 1] = ARGV[i + 1]
 end
 redis.call('HSET', KEYS[1], 'tail', ARGV[3])
-redis.call('PUBLISH', KEYS[3], table.concat(message))
+redis.call(ARGV[5], KEYS[3], table.concat(message))
 return {'done'}
 """)
 
 # KEYS: record, log, body, due, channel. ARGV: name of this write, version ('': there is none), tail ('': any), how long
 # record and due are kept (ms; '': as they are), how long log and body are, head of the message ('': none), how many
-# fields of the record (-1: it goes), of the body (-1: it goes, and so does the log), of what is due; then these fields
-# with their values, then id and frame of each event.
+# fields of the record (-1: it goes), of the body (-1: it goes, and so does the log), of what is due; how the message is
+# published; then these fields with their values, then id and frame of each event.
 COMMIT = Script(f"""
 local writes = redis.call('HGET', KEYS[1], 'writes') or ''
 if writes ~= '' and string.find(writes, ARGV[1], 1, true) then return {{'done'}} end
@@ -57,7 +58,7 @@ if string.sub(writes, 1, {NAME_BYTES}) ~= ARGV[2]
     or (ARGV[3] ~= '' and redis.call('HGET', KEYS[1], 'tail') ~= ARGV[3]) then
     return {{'changed', redis.call('HGETALL', KEYS[1])}}
 end
-local at = 10
+local at = 11
 local function put(key, count)
     for _ = 1, count do
         redis.call('HSET', key, ARGV[at], ARGV[at + 1])
@@ -86,7 +87,7 @@ if ARGV[5] ~= '' then
     redis.call('PEXPIRE', KEYS[2], ARGV[5])
     redis.call('PEXPIRE', KEYS[3], ARGV[5])
 end
-if ARGV[6] ~= '' then redis.call('PUBLISH', KEYS[5], table.concat(message)) end
+if ARGV[6] ~= '' then redis.call(ARGV[10], KEYS[5], table.concat(message)) end
 return {{'done'}}
 """)
 
