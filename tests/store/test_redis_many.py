@@ -47,10 +47,20 @@ async def followed(store: RedisStore, key: str = "key") -> Frames:
             await asyncio.sleep(0.02)
 
 
-async def pumped(store: RedisStore, response: Response, last: int, *, ready: asyncio.Event, when: int) -> None:
-    """A log and its end by a pump that has all events at hand; in the middle it says that it is `ready`."""
+async def pumped(
+    store: RedisStore, response: Response, last: int, *, ready: asyncio.Event, over: asyncio.Event
+) -> None:
+    """A log and its end by a pump that has all events at hand.
+
+    After a third of them it is `ready` for what happens; the last third it writes when that is `over`, for what is lost
+    after a log has ended nobody repairs.
+    """
     tail, done = -1, False
     while not done:
+        if tail >= last // 3:
+            ready.set()
+        if tail >= last * 2 // 3:
+            await over.wait()
         try:
             if tail < last - 1:
                 await store.append(response.key, events(*range(tail + 1, tail + 2)), tail=tail, epoch=1)
@@ -61,19 +71,18 @@ async def pumped(store: RedisStore, response: Response, last: int, *, ready: asy
             tail = gap.tail
         except StoreUnavailable:
             await asyncio.sleep(0.02)
-        if tail == when:
-            ready.set()
 
 
 async def told(store: RedisStore, reader: RedisStore, what: Callable[[], Awaitable[None]]) -> None:
     """A story of 300 events, in the middle of which something happens: every reader gets each event once."""
     response = await store.create(a_record())
-    ready = asyncio.Event()
-    pump = asyncio.ensure_future(pumped(store, response, 300, ready=ready, when=100))
+    ready, over = asyncio.Event(), asyncio.Event()
+    pump = asyncio.ensure_future(pumped(store, response, 300, ready=ready, over=over))
     readers = [asyncio.ensure_future(followed(one)) for one in (store, reader)]
     async with asyncio.timeout(2 * PATIENCE_S):
         await ready.wait()
         await what()
+        over.set()
         await pump
         for one in readers:
             assert await one == numbered(0, 300)
