@@ -12,7 +12,8 @@ Data flow: the log is in the middle, and no arrow points back.
 A pump copies what upstream streams into an append-only log, a poller does the same with snapshots; every client, the
 first included, follows the log. Between them stand only the log and one number: upstream's `sequence_number` is the log
 position, the cursor of a reader and the key of an event. So a repeated append is harmless, a reader's state is one
-integer, and taking up after a crash is reading the tail and asking upstream for what comes after it.
+integer, and taking up after a crash is reading the tail and asking upstream for what comes after it. Where processes
+share a store, any of them does so for one that has died: between them stand the store and nothing else.
 
 Floors, from the ground up; a module imports from its own floor or below, never above (a test holds it):
 
@@ -26,7 +27,7 @@ Floors, from the ground up; a module imports from its own floor or below, never 
     simulator  a Responses API to try the gateway on without a key; imports `domain` only, and only commands import it
 
 Where to begin reading: `domain.lifecycle` (what can happen), `store.port` (what is promised), `relay.tracker` (who
-works).
+works), `relay.leases` (how responses change hands).
 
 Words, one meaning each:
 
@@ -45,6 +46,10 @@ Words, one meaning each:
     worker, supervisor  one of several processes on one port; the one that starts, stops and replaces them
     pump, poller        who copies events, who copies snapshots
     live, ledger        a response in this process's hands; the one hand that writes it down
+    lease, epoch        the right to write a response, until its process is not heard of; the number of who had it
+    claim, release      take the lease of what nobody living holds; leave it to others
+    orphan, adopt       what no living process holds; to claim it and go on with it
+    guest               a live response that another process holds, while clients ask this one about it
     attach, resume      a reader begins; a reader begins in the middle. Re-attach: the pump does so upstream
     heartbeat           a comment in a silent stream
     continuation token  `resp_...~N`: an id and a position
