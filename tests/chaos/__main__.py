@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cutting import cutting
-from redis_server import RedisServer
+from redis_server import RedisServer, cluster
 
 from chaos import storms
 from chaos.scene import scene
@@ -74,6 +74,16 @@ async def _out_of_reach(folder: Path, seed: int) -> Figures:
         server.kill()
 
 
+async def _slots_moved(folder: Path, seed: int) -> Figures:
+    nodes = cluster(folder)
+    try:
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        return await run(f"redis+cluster://{hosts}", seed, storms.moving_slots(nodes, 20))
+    finally:
+        for node in nodes:
+            node.kill()
+
+
 STORMS: dict[str, Callable[[Path, int], Awaitable[Figures]]] = {
     "kills": _kills,
     "kills-default-lease": _kills_default,
@@ -81,6 +91,7 @@ STORMS: dict[str, Callable[[Path, int], Awaitable[Figures]]] = {
     "rolling": _rolling,
     "redis-killed": _redis_killed,
     "redis-out-of-reach": _out_of_reach,
+    "slots-moved": _slots_moved,
 }
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from cutting import Cutting
-from redis_server import RedisServer
+from redis_server import RedisServer, move_slot
 
 from chaos.scene import Scene
 
@@ -57,6 +57,22 @@ def redis_kills(server: RedisServer, count: int) -> Storm:
             await asyncio.sleep(scene.chance.uniform(0, 2 * scene.lease_s))
             await asyncio.to_thread(server.start)
         await asyncio.sleep(1)
+
+    return storm
+
+
+def moving_slots(nodes: list[RedisServer], count: int) -> Storm:
+    """Slots with keys of responses move from one node of a cluster to another, with all that is in them."""
+
+    async def storm(scene: Scene) -> None:
+        for _ in range(count):
+            await asyncio.sleep(scene.chance.uniform(0.2, 1.0))
+            source, target = scene.chance.sample(nodes, 2)
+            keys = [line for line in source.ask("KEYS", "*").splitlines() if line.startswith("responses:{")]
+            if keys:
+                slot = int(source.ask("CLUSTER", "KEYSLOT", scene.chance.choice(keys)).removeprefix(":"))
+                await asyncio.to_thread(move_slot, slot, source, target)
+                scene.blows["slot moved"] += 1
 
     return storm
 
