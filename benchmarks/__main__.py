@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import capacity, json_rows, replay_rows, store_rows, stream_rows, telemetry_rows
+from benchmarks import capacity, json_rows, replay_rows, replica_rows, store_rows, stream_rows, telemetry_rows
 from benchmarks.processes import Machine
 from benchmarks.stage import FULL, QUICK, Stage
 from benchmarks.table import PROXIES, Row, Sides, machine, show
@@ -24,6 +24,7 @@ _PARTS: dict[str, tuple[Sides, _Part]] = {
     "capacity": (PROXIES, capacity.rows),
     "telemetry": (telemetry_rows.SIDES, telemetry_rows.rows),
     "store": (store_rows.SIDES, store_rows.rows),
+    "replicas": (replica_rows.SIDES, replica_rows.rows),
 }
 _OPEN_FILES = 16384
 

@@ -24,7 +24,7 @@ async def _main(upstream: str, store: str, poll_every_s: float, poll_budget_per_
         upstream=f"{upstream}/v1",
         listen=anywhere,
         ops_listen=anywhere,
-        store=f"sqlite:///{store}",
+        store=store,
         durability="process",
         poll_schedule_s=(poll_every_s,),
         poll_budget_per_s=poll_budget_per_s,
@@ -52,5 +52,5 @@ def _sum(gateway: Gateway, name: str) -> float:
 
 
 if __name__ == "__main__":
-    with Path(f"{sys.argv[2]}.log").open("w", encoding="utf-8") as log:
-        uvloop.run(_main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]), log))
+    with Path(sys.argv[3]).open("a", encoding="utf-8") as log:
+        uvloop.run(_main(sys.argv[1], sys.argv[2], float(sys.argv[4]), float(sys.argv[5]), log))

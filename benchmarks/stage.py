@@ -80,9 +80,20 @@ class Stage:
         return pairs
 
 
-async def start_gateway(url: str, store: Path, scale: Scale, *, environ: Mapping[str, str] | None = None) -> Child:
-    """A gateway in front of an upstream. Its poll budget is twice what the scene needs; `environ`: OTEL_* variables."""
+async def start_gateway(
+    url: str, place: Path, scale: Scale, *, store: str | None = None, environ: Mapping[str, str] | None = None
+) -> Child:
+    """A gateway in front of an upstream. `place`: its file, or a folder for its log where it uses another `store`.
+
+    Its poll budget is twice what the scene needs; `environ`: OTEL_* variables.
+    """
     budget_per_s = 2 * scale.live / scale.poll_every_s
     return await Child.start(
-        "benchmarks.gateway_process", url, store, scale.poll_every_s, budget_per_s, environ=environ or {}
+        "benchmarks.gateway_process",
+        url,
+        store or f"sqlite:///{place}",
+        place / "gateway.log" if store else f"{place}.log",
+        scale.poll_every_s,
+        budget_per_s,
+        environ=environ or {},
     )

@@ -2,13 +2,13 @@
 
 import asyncio
 import shutil
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from statistics import median, quantiles
 
+from benchmarks.redis_process import redis
 from benchmarks.stage import Stage
 from benchmarks.table import Row, Sides, plain_row
 from gateway.domain.events import Event
@@ -35,8 +35,11 @@ async def rows(stage: Stage) -> list[Row]:
     if program is None:
         return [plain_row("stores: not measured, there is no redis-server", "", "")]
     sqlite = [await _measure(stage, lambda: _sqlite(stage.folder)) for _ in range(stage.scale.rounds)]
-    redis = [await _measure(stage, lambda: _redis(stage.folder, program)) for _ in range(stage.scale.rounds)]
-    (rates, acks, delays), (redis_rates, redis_acks, redis_delays) = zip(*sqlite, strict=True), zip(*redis, strict=True)
+    shared = [await _measure(stage, lambda: _redis(stage.folder, program)) for _ in range(stage.scale.rounds)]
+    (rates, acks, delays), (redis_rates, redis_acks, redis_delays) = (
+        zip(*sqlite, strict=True),
+        zip(*shared, strict=True),
+    )
     pace = f"{1 / _PACE_S:,.0f}/s"
     return [
         plain_row(f"appends to {_LOGS} logs", f"{median(rates):,.0f}/s", f"{median(redis_rates):,.0f}/s"),
@@ -59,24 +62,14 @@ async def _sqlite(folder: Path) -> AsyncIterator[_Two]:
 
 @asynccontextmanager
 async def _redis(folder: Path, program: str) -> AsyncIterator[_Two]:
-    """A server with its file synced each second, and two processes' hands on it."""
-    place = folder / f"redis-{time.monotonic_ns()}"
-    place.mkdir()
-    socket = place / "redis.sock"
-    options = ("--port", "0", "--unixsocket", str(socket), "--dir", str(place), "--save", "", "--appendonly", "yes")
-    server = await asyncio.create_subprocess_exec(program, *options, stdout=subprocess.DEVNULL)
-    try:
-        while not socket.exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-        one, two = RedisStore(f"unix://{socket}"), RedisStore(f"unix://{socket}")
+    """Two processes' hands on one server."""
+    async with redis(folder, program) as server:
+        one, two = RedisStore(server.url), RedisStore(server.url)
         await one.open()
         await two.open()
         yield one, two
         await one.close()
         await two.close()
-    finally:
-        server.kill()
-        await server.wait()
 
 
 _Sample = tuple[float, list[float], list[float]]

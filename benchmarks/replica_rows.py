@@ -1,0 +1,130 @@
+"""Several gateways on one Redis: what they carry together, and how soon an event is at a client of another gateway."""
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.processes import Child, Watch, percentile
+from benchmarks.redis_process import redis
+from benchmarks.stage import Stage, start_gateway
+from benchmarks.stream_rows import CREATED_AND_COMPLETED, STREAMS, create_stream
+from benchmarks.table import Row, Sides, plain_row
+from benchmarks.wire import Following, WrongAnswer, request
+
+SIDES: Sides = ("one gateway", "three gateways")
+_COUNTS = (1, 2, 3)
+_EVENTS = 3_000
+_PACED_STREAMS = 20
+_PACED_RATE = 50.0
+_SETTLE_S = 0.5
+_ID = re.compile(rb'"id":"(resp_[^"]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class _Poured:
+    """Events per second of all gateways together, and microseconds of processor time per event."""
+
+    rate: float
+    gateways_us: float
+    redis_us: float
+
+
+async def rows(stage: Stage) -> list[Row]:
+    """What one, two and three gateways carry; and the way of an event to a client here and elsewhere."""
+    program = shutil.which("redis-server")
+    if program is None:
+        return [plain_row("several gateways: not measured, there is no redis-server", "", "")]
+    poured: dict[int, list[_Poured]] = {count: [] for count in _COUNTS}
+    here: list[list[int]] = []
+    elsewhere: list[list[int]] = []
+    for _ in range(stage.scale.rounds):
+        for count in _COUNTS:
+            async with _gateways(stage, program, count) as (pid, gateways):
+                await _pour(stage, gateways, pid)
+                poured[count].append(await _pour(stage, gateways, pid))
+                if count == 2:
+                    at_own, at_other = await _paced(stage, gateways)
+                    here.append(at_own)
+                    elsewhere.append(at_other)
+    one, two, three = (poured[count] for count in _COUNTS)
+    pace = f"{_PACED_STREAMS * _PACED_RATE:,.0f} events/s"
+    return [
+        plain_row(f"events of {STREAMS} streams", _rate(one), _rate(three), f"two: {_rate(two)}"),
+        plain_row("CPU per event, gateways/Redis", _times(one), _times(three), f"two: {_times(two)}"),
+        plain_row(f"client of the same/another of two, {pace}: p50/p99", _delays(here), _delays(elsewhere)),
+    ]
+
+
+@asynccontextmanager
+async def _gateways(stage: Stage, program: str, count: int) -> AsyncIterator[tuple[int, list[Child]]]:
+    """A Redis of their own, by its process id, and so many gateways on it."""
+    async with AsyncExitStack() as parts:
+        server = await parts.enter_async_context(redis(stage.folder, program))
+        gateways = []
+        for _ in range(count):
+            gateway = await start_gateway(stage.url, stage.folder, stage.scale, store=server.url)
+            parts.push_async_callback(gateway.stop)
+            gateways.append(gateway)
+        yield server.pid, gateways
+
+
+async def _pour(stage: Stage, gateways: Sequence[Child], redis_pid: int) -> _Poured:
+    """Streams as fast as they go, spread over the gateways."""
+    streams = [Following() for _ in range(STREAMS)]
+    pids = {f"gateway {number}": gateway.pid for number, gateway in enumerate(gateways)}
+    with Watch(**pids, redis=redis_pid, generator=os.getpid()) as watch:
+        for number, stream in enumerate(streams):
+            await stream.start(gateways[number % len(gateways)].port, create_stream(_EVENTS, 0))
+        async with asyncio.timeout(120):
+            await asyncio.gather(*(stream.done for stream in streams))
+    events = sum(stream.events for stream in streams)
+    if events != STREAMS * (_EVENTS + CREATED_AND_COMPLETED):
+        raise WrongAnswer(f"there were {events} events")
+    busy_ns = sum(watch.usage[name].cpu for name in pids)
+    return _Poured(events / watch.seconds, busy_ns / events / 1e3, watch.usage["redis"].cpu / events / 1e3)
+
+
+async def _paced(stage: Stage, gateways: Sequence[Child]) -> tuple[list[int], list[int]]:
+    """Streams at a pace, made at the one gateway and followed there and at the other: nanoseconds under way."""
+    seconds = stage.scale.seconds * 2
+    message = create_stream(int(_PACED_RATE * (seconds + 4 * _SETTLE_S)), _PACED_RATE)
+    here = [Following(timed=True) for _ in range(_PACED_STREAMS)]
+    elsewhere = [Following(timed=True) for _ in range(_PACED_STREAMS)]
+    for stream in here:
+        await stream.start(gateways[0].port, message)
+    await asyncio.gather(*(stream.begun for stream in here))
+    for stream, other in zip(here, elsewhere, strict=True):
+        named = _ID.search(stream.head)
+        if named is None:
+            raise WrongAnswer("The first event names no response.")
+        await other.start(gateways[1].port, request("GET", f"/v1/responses/{named[1].decode()}?stream=true"))
+    await asyncio.gather(*(stream.begun for stream in elsewhere))
+    await asyncio.sleep(_SETTLE_S)
+    before = [[len(stream.delays_ns) for stream in streams] for streams in (here, elsewhere)]
+    await asyncio.sleep(seconds)
+    at_own, at_other = (
+        [delay for at, stream in zip(ats, streams, strict=True) for delay in stream.delays_ns[at:]]
+        for ats, streams in zip(before, (here, elsewhere), strict=True)
+    )
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(stream.done for stream in (*here, *elsewhere)))
+    return at_own, at_other
+
+
+def _rate(runs: Sequence[_Poured]) -> str:
+    return f"{median(run.rate for run in runs):,.0f}/s"
+
+
+def _times(runs: Sequence[_Poured]) -> str:
+    gateways, servers = median(run.gateways_us for run in runs), median(run.redis_us for run in runs)
+    return f"{gateways:.1f}/{servers:.1f} us"
+
+
+def _delays(runs: Sequence[list[int]]) -> str:
+    middle = median(percentile(run, 50) for run in runs) / 1e6
+    return f"{middle:.2f}/{median(percentile(run, 99) for run in runs) / 1e6:.2f} ms"
