@@ -171,7 +171,7 @@ class Gateway:
 
     async def _told(self) -> None:
         """Nothing happens any more: what telemetry has still to tell gets its time, both ways at once."""
-        await asyncio.gather(self.outbox.close(_TELEMETRY_S), self.tracing.close(_TELEMETRY_S))
+        await asyncio.gather(self.outbox.close(_TELEMETRY_S), self.tracing.flush(_TELEMETRY_S))
 
     def _observer_removed(self, observer: Observer | Owing, error: Exception) -> None:
         self.metrics.observer_removed(observer, error)

@@ -19,6 +19,7 @@ from spanning import GRACE_S, tell
 from gateway.domain import facts
 from gateway.domain.mode import Parameters
 from gateway.domain.response import Status
+from gateway.telemetry.generation import End
 from gateway.telemetry.receiver import Receiver, tree
 from gateway.telemetry.tracing import Tracing
 
@@ -214,3 +215,13 @@ async def test_a_tree_shows_what_hangs_in_the_air_at_the_top(parts: AsyncExitSta
     await tracing.close(GRACE_S)
     assert [line.split()[0] for line in tree(receiver.spans).splitlines()] == ["POST", "stuck"]
     assert tree(()) == ""
+
+
+async def test_ends_are_sent_after_the_queue_is_flushed_until_all_is_closed() -> None:
+    memory = InMemorySpanExporter()
+    tracing = Tracing({}, exporter=lambda: memory)
+    end = End(ended(Status.COMPLETED).response)
+    await tracing.flush(GRACE_S)
+    assert await tracing.send([end])
+    await tracing.close(GRACE_S)
+    assert not await tracing.send([end])

@@ -116,13 +116,15 @@ class Sender:
         self._under_way: asyncio.Future[bool] | None = None
         # A daemon: the process need not wait for a collector that does not answer.
         threading.Thread(target=self._work, name="spans-send", daemon=True).start()
-        self.failing = False
+        self.failing = self._closed = False
 
     async def send(self, build: Callable[[], Sequence[ReadableSpan]]) -> bool:
         """Build spans and export them, both in the thread, which goes on where this is cancelled."""
         loop = asyncio.get_running_loop()
         if self._under_way is not None:
             await asyncio.wait([self._under_way])
+        if self._closed:
+            return False
         done = self._under_way = loop.create_future()
 
         def order() -> None:
@@ -136,6 +138,7 @@ class Sender:
 
     def close(self) -> None:
         """No batch follows: one that is between two attempts is given up."""
+        self._closed = True
         self._orders.put(None)
         threading.Thread(target=self._exporter.shutdown, name="spans-sent", daemon=True).start()
 

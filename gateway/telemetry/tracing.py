@@ -200,8 +200,13 @@ class Tracing:
                     built.append(self._builder.build(response.trace, span, promoted=reason))
         return built
 
-    async def close(self, timeout_s: float) -> None:
-        """Export what is queued, for at most `timeout_s`; what is left then is dropped, and counted."""
-        if self._queue is not None and self._sender is not None:
+    async def flush(self, timeout_s: float) -> None:
+        """Export what is queued, for at most `timeout_s`; what is left is dropped and counted. Ends may follow."""
+        if self._queue is not None:
             await self._queue.close(timeout_s)
+
+    async def close(self, timeout_s: float) -> None:
+        """The same, and no more ends are sent."""
+        await self.flush(timeout_s)
+        if self._sender is not None:
             self._sender.close()
