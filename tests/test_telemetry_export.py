@@ -218,8 +218,7 @@ async def test_a_tree_shows_what_hangs_in_the_air_at_the_top(parts: AsyncExitSta
 
 
 async def test_ends_are_sent_after_the_queue_is_flushed_until_all_is_closed() -> None:
-    memory = InMemorySpanExporter()
-    tracing = Tracing({}, exporter=lambda: memory)
+    tracing = Tracing({}, exporter=InMemorySpanExporter)
     end = End(ended(Status.COMPLETED).response)
     await tracing.flush(GRACE_S)
     assert await tracing.send([end])
