@@ -34,29 +34,56 @@ class _Poured:
     redis_us: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Nanoseconds that events were under way, and microseconds of processor time per event."""
+
+    delays_ns: list[int]
+    us: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Paced:
+    """Streams made at one gateway and followed there and at another, at a pace."""
+
+    here: _Side
+    elsewhere: _Side
+    redis: _Side
+
+
+_PARTS = ("here", "elsewhere", "redis")
+
+
 async def rows(stage: Stage) -> list[Row]:
     """What one, two and three gateways carry; and the way of an event to a client here and elsewhere."""
     program = shutil.which("redis-server")
     if program is None:
         return [plain_row("several gateways: not measured, there is no redis-server", "", "")]
     poured: dict[int, list[_Poured]] = {count: [] for count in _COUNTS}
-    here: list[list[int]] = []
-    elsewhere: list[list[int]] = []
+    paced: list[_Paced] = []
     for _ in range(stage.scale.rounds):
         for count in _COUNTS:
             async with _gateways(stage, program, count) as (pid, gateways):
                 await _pour(stage, gateways, pid)
                 poured[count].append(await _pour(stage, gateways, pid))
                 if count == 2:
-                    at_own, at_other = await _paced(stage, gateways)
-                    here.append(at_own)
-                    elsewhere.append(at_other)
+                    paced.append(await _paced(stage, gateways, pid))
     one, two, three = (poured[count] for count in _COUNTS)
-    pace = f"{_PACED_STREAMS * _PACED_RATE:,.0f} events/s"
-    return [
+    rows = [
         plain_row(f"events of {STREAMS} streams", _rate(one), _rate(three), f"two: {_rate(two)}"),
         plain_row("CPU per event, gateways/Redis", _times(one), _times(three), f"two: {_times(two)}"),
-        plain_row(f"client of the same/another of two, {pace}: p50/p99", _delays(here), _delays(elsewhere)),
+    ]
+    return [*rows, *_paced_rows(paced)]
+
+
+def _paced_rows(runs: Sequence[_Paced]) -> list[Row]:
+    """For two gateways: what is at the one that reads upstream, and at the other."""
+    pace = f"{_PACED_STREAMS * _PACED_RATE:,.0f} events/s"
+    here, elsewhere, servers = ([getattr(run, name) for run in runs] for name in _PARTS)
+    redis_us = f"Redis: {median(side.us for side in servers):.0f} us"
+    return [
+        plain_row(f"of two, reads upstream/does not, {pace}: p50/p99", _delays(here), _delays(elsewhere)),
+        plain_row("the same, CPU per event", _us(here), _us(elsewhere), redis_us),
     ]
 
 
@@ -89,8 +116,7 @@ async def _pour(stage: Stage, gateways: Sequence[Child], redis_pid: int) -> _Pou
     return _Poured(events / watch.seconds, busy_ns / events / 1e3, watch.usage["redis"].cpu / events / 1e3)
 
 
-async def _paced(stage: Stage, gateways: Sequence[Child]) -> tuple[list[int], list[int]]:
-    """Streams at a pace, made at the one gateway and followed there and at the other: nanoseconds under way."""
+async def _paced(stage: Stage, gateways: Sequence[Child], redis_pid: int) -> _Paced:
     seconds = stage.scale.seconds * 2
     message = create_stream(int(_PACED_RATE * (seconds + 4 * _SETTLE_S)), _PACED_RATE)
     here = [Following(timed=True) for _ in range(_PACED_STREAMS)]
@@ -106,14 +132,16 @@ async def _paced(stage: Stage, gateways: Sequence[Child]) -> tuple[list[int], li
     await asyncio.gather(*(stream.begun for stream in elsewhere))
     await asyncio.sleep(_SETTLE_S)
     before = [[len(stream.delays_ns) for stream in streams] for streams in (here, elsewhere)]
-    await asyncio.sleep(seconds)
-    at_own, at_other = (
+    with Watch(here=gateways[0].pid, elsewhere=gateways[1].pid, redis=redis_pid) as watch:
+        await asyncio.sleep(seconds)
+    delays = [
         [delay for at, stream in zip(ats, streams, strict=True) for delay in stream.delays_ns[at:]]
         for ats, streams in zip(before, (here, elsewhere), strict=True)
-    )
+    ]
     async with asyncio.timeout(60):
         await asyncio.gather(*(stream.done for stream in (*here, *elsewhere)))
-    return at_own, at_other
+    each_us = [watch.usage[name].cpu / max(len(delays[0]), 1) / 1e3 for name in _PARTS]
+    return _Paced(*(_Side(found, us) for found, us in zip((*delays, []), each_us, strict=True)))
 
 
 def _rate(runs: Sequence[_Poured]) -> str:
@@ -125,6 +153,10 @@ def _times(runs: Sequence[_Poured]) -> str:
     return f"{gateways:.1f}/{servers:.1f} us"
 
 
-def _delays(runs: Sequence[list[int]]) -> str:
-    middle = median(percentile(run, 50) for run in runs) / 1e6
-    return f"{middle:.2f}/{median(percentile(run, 99) for run in runs) / 1e6:.2f} ms"
+def _delays(runs: Sequence[_Side]) -> str:
+    middle = median(percentile(run.delays_ns, 50) for run in runs) / 1e6
+    return f"{middle:.2f}/{median(percentile(run.delays_ns, 99) for run in runs) / 1e6:.2f} ms"
+
+
+def _us(runs: Sequence[_Side]) -> str:
+    return f"{median(run.us for run in runs):.0f} us"
