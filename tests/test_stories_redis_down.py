@@ -119,6 +119,22 @@ async def test_while_redis_is_away_creates_go_as_the_setting_says_and_every_repl
         assert (await fetch(f"{one.ops_url}/statusz")).json["store"]["reachable"] is True
 
 
+async def test_a_poll_that_waits_at_another_replica_waits_on_while_redis_is_away(
+    simulate: Simulate, replicas: Replicas, server: RedisServer
+) -> None:
+    upstream = await simulate(**STILL)
+    a, b = await replicas(upstream)
+    created = await a.client().responses.create(**ask(), background=True)
+    waiting = asyncio.ensure_future(b.client().responses.retrieve(created.id, extra_headers={"Prefer": "wait=50"}))
+    await until(lambda: b.gateway.context.tracker.guests)
+    server.kill()
+    await failed(b, "renew")
+    await failed(b, "renew")
+    await restarted(server)
+    upstream.simulator.skip(60)
+    assert (await waiting).status == "completed"
+
+
 async def test_nobody_takes_from_the_others_when_redis_was_away_from_all_for_longer_than_a_lease(
     simulate: Simulate, replicas: Replicas, server: RedisServer, parts: AsyncExitStack
 ) -> None:

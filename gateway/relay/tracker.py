@@ -180,12 +180,13 @@ class Tracker:
             await live.change()
             return
         await asyncio.sleep(_LOOK_EVERY_S)
-        live.response = await self._store.get(live.key) or live.response
-        live.body = await self._store.body(live.key) or live.body
+        with contextlib.suppress(StoreUnavailable):  # it may be back before the wait is over
+            live.response = await self._store.get(live.key) or live.response
+            live.body = await self._store.body(live.key) or live.body
         asked_at = live.body.at if live.body is not None else 0.0
         overdue = abs(self._clock() - asked_at) > self._settings.poll_waiting_s
         if overdue and not live.response.pumped and not live.response.ended and live.credential is not None:
-            with contextlib.suppress(UpstreamError):
+            with contextlib.suppress(UpstreamError, StoreUnavailable):
                 await self.poller.poll(live)
 
     @asynccontextmanager
