@@ -38,7 +38,7 @@ def replicas(gateway_for: Callable[..., Awaitable[Running]], shared: str) -> Rep
     """Gateways on one Redis, in this process."""
 
     async def start(upstream: Upstream, count: int = 2, **settings: Any) -> list[Running]:
-        return [await gateway_for(upstream.url, **{"store": shared, "lease_s": 1.0, **settings}) for _ in range(count)]
+        return [await gateway_for(upstream.url, **{"store": shared, "lease_s": 10.0, **settings}) for _ in range(count)]
 
     return start
 
