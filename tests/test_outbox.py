@@ -349,3 +349,23 @@ async def test_a_caller_that_reads_for_ever_keeps_no_span_back(build: Build, mon
     await house.end("reads", **ATTENDED)
     await house.settled()
     assert house.collector.usage == {"reads": ["gateway.usage.input_tokens"]}
+
+
+async def test_what_ends_while_a_batch_is_sent_is_the_beginning_of_the_next_one(build: Build) -> None:
+    house = await build(OTEL_BSP_SCHEDULE_DELAY="3600000", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="4")
+    house.collector.open.clear()
+    for key in "abcd":
+        await house.end(key)
+    async with asyncio.timeout(PATIENCE_S):
+        while not house.collector.batches:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    for key in "ef":
+        await house.end(key)
+    house.collector.open.set()
+    async with asyncio.timeout(PATIENCE_S):
+        while await house.store.owed() > 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    for key in "gh":
+        await house.end(key)
+    await house.settled()
+    assert house.collector.batches == [list("abcd"), list("efgh")]

@@ -29,6 +29,8 @@ from gateway.telemetry.tracing import Tracing
 _log = logging.getLogger("gateway")
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
+_AT_ONCE: Final = 16
+"""Reading, building and settling more in one go would hold requests up."""
 _ANSWERED_S: Final = 60.0
 """A caller that takes longer to read the end is taken at its word."""
 
@@ -42,7 +44,8 @@ class Outbox:
         self._store, self._tracing, self._emit, self._clock = store, tracing, emit, clock
         self.owed = 0
         self._more = asyncio.Event()
-        self._size, self._after, self._failures = tracing.batch, -1, 0
+        self._batch = min(tracing.batch, _AT_ONCE)
+        self._size, self._after, self._failures = self._batch, -1, 0
         self._answering: dict[str, float] = {}
         self._told: dict[str, bool] = {}
         self._closing = False
@@ -90,7 +93,10 @@ class Outbox:
 
     async def _send_all(self, *, again: bool = False) -> None:
         while self._ready:
-            if not await self._round(again=again):
+            if await self._round(again=again):
+                if self._ready < self._size:
+                    return  # what came meanwhile is the beginning of the next batch
+            else:
                 await asyncio.sleep(min(_FIRST_PAUSE_S * 2.0 ** (self._failures - 1), _LONGEST_PAUSE_S))
 
     async def _gather(self) -> None:
@@ -98,7 +104,7 @@ class Outbox:
         while not self._ready:
             await self._for_more(_ANSWERED_S)
         until = time.monotonic() + self._tracing.delay_s
-        while self._ready < self._tracing.batch and (left_s := until - time.monotonic()) > 0:
+        while self._ready < self._batch and (left_s := until - time.monotonic()) > 0:
             await self._for_more(left_s)
 
     async def _for_more(self, at_most_s: float) -> None:
@@ -133,7 +139,7 @@ class Outbox:
                 self.owed = max(self.owed - len(ends), 0)
                 for due in ends:
                     self._told.pop(due.response.key, None)
-                self._size, self._failures = min(self._size * 2, self._tracing.batch), 0
+                self._size, self._failures = min(self._size * 2, self._batch), 0
                 return True
             if self._size == 1:
                 self._after = ends[-1].number

@@ -17,6 +17,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import SpanFlags
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanContext
 
+from gateway.telemetry.unhurried import unhurried
+
 _REMOTE_IS_KNOWN: Final = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE: Final = SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK | _REMOTE_IS_KNOWN
 _64_BITS: Final = 2**64 - 1
@@ -27,7 +29,7 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
     """One export of spans that have one resource and one scope."""
     request = trace_encoder.encode_spans(spans[:1])
     if len(spans) > 1:
-        others = b"".join([_part(b"\x12", _span(span)) for span in spans[1:]])
+        others = b"".join([_part(b"\x12", _span(span)) for span in unhurried(spans[1:])])
         request.resource_spans[0].scope_spans[0].MergeFromString(others)
     return request
 

@@ -45,6 +45,7 @@ from gateway.telemetry.generation import End, ended, promoted
 from gateway.telemetry.readable import Builder
 from gateway.telemetry.spans import spans_of
 from gateway.telemetry.trust import Budget, Trust, read_caller
+from gateway.telemetry.unhurried import unhurried
 
 _SENT_AT_ONCE: Final = 128
 
@@ -192,7 +193,7 @@ class Tracing:
 
     def _of(self, ends: Sequence[End], *, again: bool) -> Sequence[ReadableSpan]:
         built = []
-        for end in ends:
+        for end in unhurried(ends):
             response = end.response
             reason = None if response.trace.sampled else promoted(response) or ("late" if end.late else None)
             for span in ended(end, again=again):
