@@ -365,3 +365,24 @@ async def test_the_processes_of_one_store_share_the_budget_of_polls(simulate: Si
     assert {await one.shown("processes") for one in gateways} == {3.0}
     await gateways[2].gateway.stop()
     await until(lambda: [one.gateway.context.tracker.leases.processes for one in gateways[:2]] == [2, 2])
+
+
+async def test_all_processes_together_poll_within_the_budget(simulate: Simulate, replicas: Replicas) -> None:
+    budget = 100.0
+    upstream = await simulate(**STILL)
+    gateways = await replicas(upstream, 3, poll_budget_per_s=budget, poll_schedule_s=(0.01,))
+    await until(lambda: all(one.gateway.context.tracker.leases.processes == 3 for one in gateways))
+    clients = [one.client() for one in gateways]
+    await asyncio.gather(*(one.responses.create(**ask(), background=True) for one in clients for _ in range(20)))
+
+    def asked() -> list[float]:
+        return sorted(fact.at for one in gateways for fact in one.facts.of(UpstreamPolled))
+
+    await until(lambda: len(asked()) >= 400)
+    times = asked()
+    assert all(now - then >= (number - 20) / budget for number in (50, 100, 200) for then, now in apart(times, number))
+
+
+def apart(times: list[float], number: int) -> list[tuple[float, float]]:
+    """Each with the one that is so many further on."""
+    return list(zip(times, times[number:], strict=False))
