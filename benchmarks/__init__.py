@@ -9,6 +9,8 @@ store is an SQLite file in a temporary directory.
     stream_rows.py     events per second, and the time that is added to each
     replay_rows.py     a long response read again, warm and after a restart
     telemetry_rows.py  a gateway that exports traces beside one that does not
+    store_rows.py      the stores by themselves, a file beside a Redis
+    replica_rows.py    several gateways on one Redis, and one of them killed
     capacity.py        2,000 live responses and 1,000 followers at once: memory, poll schedule, event-loop lag
     stage.py           who takes part, how much is measured, and in turns
     table.py           rows, and when a row is void
@@ -17,8 +19,15 @@ store is an SQLite file in a temporary directory.
     bare.py            the bare proxy
     sink.py            a collector that counts
     gateway_process.py the gateway as it is measured
+    redis_process.py   a Redis
     processes.py       starting and asking them, and what /proc says of them
 
 Two ratios are shown. That of rates depends on what else the machine does. That of processor time per request or event
 does not, much: it is the one to believe on a machine that is shared.
 """
+
+import sys
+from pathlib import Path
+
+# What kills gateways under their clients is there, and counts besides what was lost.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick]`: everything, and the tables. Three to five minutes; with --quick one minute."""
+"""`python -m benchmarks [--quick]`: everything, and the tables. Five minutes; with --quick one."""
 
 import argparse
 import gc

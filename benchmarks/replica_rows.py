@@ -1,4 +1,6 @@
-"""Several gateways on one Redis: what they carry together, and how soon an event is at a client of another gateway."""
+"""Several gateways on one Redis: what they carry together, how soon an event is at a client of another gateway, and how
+soon one goes on with what a killed one held. For that, one of three is killed under its clients, as by `make chaos`.
+"""
 
 import asyncio
 import os
@@ -8,6 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from statistics import median
+
+from chaos import storms
+from chaos.__main__ import run
 
 from benchmarks.processes import Child, Watch, percentile
 from benchmarks.redis_process import redis
@@ -22,6 +27,9 @@ _EVENTS = 3_000
 _PACED_STREAMS = 20
 _PACED_RATE = 50.0
 _SETTLE_S = 0.5
+_LEASES_LONG = 3
+_DELTAS = 150
+_SEED = 7
 _ID = re.compile(rb'"id":"(resp_[^"]+)"')
 
 
@@ -73,7 +81,7 @@ async def rows(stage: Stage) -> list[Row]:
         plain_row(f"events of {STREAMS} streams", _rate(one), _rate(three), f"two: {_rate(two)}"),
         plain_row("CPU per event, gateways/Redis", _times(one), _times(three), f"two: {_times(two)}"),
     ]
-    return [*rows, *_paced_rows(paced)]
+    return [*rows, *_paced_rows(paced), await _killed(stage, program)]
 
 
 def _paced_rows(runs: Sequence[_Paced]) -> list[Row]:
@@ -142,6 +150,18 @@ async def _paced(stage: Stage, gateways: Sequence[Child], redis_pid: int) -> _Pa
         await asyncio.gather(*(stream.done for stream in (*here, *elsewhere)))
     each_us = [watch.usage[name].cpu / max(len(delays[0]), 1) / 1e3 for name in _PARTS]
     return _Paced(*(_Side(found, us) for found, us in zip((*delays, []), each_us, strict=True)))
+
+
+async def _killed(stage: Stage, program: str) -> Row:
+    """From kill -9 of the gateway that held a response to the next event at its followers elsewhere."""
+    lease_s = stage.scale.lease_s
+    asked = {"duration_s": _LEASES_LONG * lease_s, "delta_count": _DELTAS}
+    async with redis(stage.folder, program) as server:
+        figures = await run(server.url, _SEED, storms.kills(stage.scale.kills), asked=asked, lease_s=lease_s)
+    name = f"a follower's wait after kill -9, lease {lease_s:g} s: p50/max"
+    waits = f"{median(figures.waits):.2f}/{max(figures.waits):.2f} s" if figures.waits else "none"
+    cells = (name, "", waits, f"{stage.scale.kills} kills, {len(figures.waits)} waits", "", "", "")
+    return Row(cells, (f"{name}: VOID, {figures.shown()}",) if any(figures.wrong.values()) else ())
 
 
 def _rate(runs: Sequence[_Poured]) -> str:

@@ -14,7 +14,10 @@ Measure = Callable[[Child], Awaitable[Sample]]
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is measured. `rounds` of `seconds` each; the scene has so many responses and followers."""
+    """How much is measured. `rounds` of `seconds` each; the scene has so many responses and followers.
+
+    A gateway is killed `kills` times, where the lease is `lease_s`.
+    """
 
     rounds: int
     seconds: float
@@ -23,10 +26,12 @@ class Scale:
     followers: int
     poll_every_s: float
     scene_s: float
+    kills: int
+    lease_s: float
 
 
-FULL = Scale(3, 2.0, 20_000, 2_000, 1_000, 10.0, 22.0)
-QUICK = Scale(1, 1.0, 5_000, 300, 150, 3.0, 7.0)
+FULL = Scale(3, 2.0, 20_000, 2_000, 1_000, 10.0, 22.0, 5, 10.0)
+QUICK = Scale(1, 1.0, 5_000, 300, 150, 3.0, 7.0, 5, 1.0)
 
 
 @dataclass(slots=True)

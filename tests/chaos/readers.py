@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 from openai import AsyncOpenAI
+from processes import Process
 from stories import job
 
 from chaos.fleet import Fleet, Replica
@@ -49,9 +50,10 @@ class Reader:
 
 @dataclass(slots=True)
 class Told:
-    """A response, who made it where, and who read it. `refusals`: answers to attempts to begin or resume."""
+    """A response, the process that made it and holds it for as long as it lives, and who read it: its maker first."""
 
     response_id: str
+    holder: Process
     readers: list[Reader]
 
 
@@ -80,13 +82,14 @@ class Clients:
         second: asyncio.Task[None] | None = None
         while told is None:
             maker.replica = self._fleet.any()
+            holder = maker.replica.process
             stream = await self._tried(self.at(maker.replica.url).responses.create(**job(**settings)))
             if stream is None:
                 continue
             first = await self._first(stream)
             if first is None:
                 continue
-            told = Told(first.response.id, [maker, Reader()])
+            told = Told(first.response.id, holder, [maker, Reader()])
             self.told.append(told)
             maker.numbers.append(first.sequence_number)
             maker.times.append(time.monotonic())

@@ -37,11 +37,11 @@ class Scene:
 
     async def kill(self, replica: Replica) -> None:
         """kill -9, and start it again; measured is what a reader at another gateway notices of it."""
-        made_there = [told for told in self.clients.told if told.readers[0].replica is replica]
         elsewhere = [
             reader
-            for told in made_there
-            for reader in told.readers[1:]
+            for told in self.clients.told
+            if told.holder is replica.process
+            for reader in told.readers
             if not reader.done and reader.numbers and reader.replica is not replica
         ]
         at = time.monotonic()
