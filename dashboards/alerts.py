@@ -39,9 +39,9 @@ class Alert:
         """As Prometheus loads it. `grafana`, `runbook`: the URLs that the links begin with."""
         dashboard, title = self.panel
         query = f"viewPanel={dashboard.panel_id(title)}"
-        for label in ("job", "instance"):
+        for label in ("job", "instance", "model"):
             if f"$labels.{label} " in self.summary + self.description or (label == "job" and _WHERE in self.summary):
-                query += f"&var-{label}={{{{ $labels.{label} }}}}"
+                query += f"&var-{label}={{{{ $labels.{label} | urlquery }}}}"
         waiting = {"for": self.wait, "keep_firing_for": self.keep} if self.wait else {}
         return {
             "alert": self.name,
@@ -87,6 +87,7 @@ _ASKED = "\nor ".join(
     for counter in ("http_requests", "upstream_polls", "upstream_reattaches")
 )
 _STUCK = _sum("responses_stuck", "job, instance, reason")
+_STUCK_MODELS = _sum("responses_stuck", "job, instance, reason, model")
 
 ALERTS: tuple[Alert, ...] = (
     Alert(
@@ -157,12 +158,13 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "ResponsesGatewayResponsesStuck",
         "warning",
-        # A few of many may be odd prompts; of few, one matters.
-        f"(\n{_STUCK} >= 10\nor\n{_STUCK} > on (job, instance) group_left 0.05 * {_sum('responses_live')}\n)" + _AWAY,
+        # A few of many may be odd prompts; of few, one matters. For one reason it may be several models.
+        f"{_STUCK_MODELS} > 0\nand on (job, instance, reason) (\n"
+        f"{_STUCK} >= 10\nor\n{_STUCK} > on (job, instance) group_left 0.05 * {_sum('responses_live')}\n)" + _AWAY,
         "5m",
         "10m",
-        f"Responses are stuck at {_WHERE}: {{{{ $labels.reason }}}}.",
-        "{{ $value }} should move and do not, for the reason {{ $labels.reason }}. "
+        f"Responses of {{{{ $labels.model }}}} are stuck at {_WHERE}: {{{{ $labels.reason }}}}.",
+        "{{ $value }} of this model should move and do not, for the reason {{ $labels.reason }}. "
         "`responses-gateway responses list --stuck` names them, the dashboard has their traces.",
         (background.DASHBOARD, background.STUCK_NOW),
         "for one reason 10 of them, or more than 5 % of those that run",
@@ -194,14 +196,14 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "ResponsesGatewayQueueTime",
         "warning",
-        _over(0.95, "response_queue_seconds", 600, "30m", "job"),
+        _over(0.95, "response_queue_seconds", 600, "30m", "job, model"),
         "10m",
         "15m",
-        "Responses wait long in upstream's queue in {{ $labels.job }}.",
+        "Responses of {{ $labels.model }} wait long in upstream's queue in {{ $labels.job }}.",
         "5 % of those that left the queue in the last 30 minutes had waited for more than {{ $value | "
         "humanizeDuration }}.",
         (background.DASHBOARD, "Time in the queue"),
-        "10 min at the 95th percentile of half an hour",
+        "10 min at the 95th percentile of half an hour, of one model",
     ),
     Alert(
         "ResponsesGatewayUpstreamAway",

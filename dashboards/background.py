@@ -48,7 +48,7 @@ _GLANCE = tiles(
     "does not answer for; share of clients' polls that upstream did not see; background responses that ended in the "
     "shown time and that no client has asked for since; continuation tokens that were shown and have not come back.",
     "none",
-    Query("sum(responses_gateway_responses_stuck{@})", "Stuck"),
+    Query("sum(responses_gateway_responses_stuck{@@})", "Stuck"),
     Query("time() - min(responses_gateway_oldest_live_created_timestamp_seconds{@})", "Oldest live"),
     Query("min(responses_gateway_upstream_expiry_timestamp_seconds{@}) - time()", "Upstream forgets in"),
     Query('avg(job:responses_gateway_polls_saved:ratio_rate5m{job=~"$job"})', "Polls saved"),
@@ -103,15 +103,16 @@ _STUCK_NOW = json_table(
 )
 
 _BY_REASON = lines(
-    "Stuck, by reason",
+    "Stuck, by reason and model",
     "queued: too long in the queue. no_progress: no event, change of status or new output for its patience. "
     "upstream_unreachable: upstream does not answer for it. waiting_for_owner: the gateway needs a credential that "
     "only its owner can bring. lost: upstream does not know it. upstream_expired: upstream no longer keeps it, and "
     "its end is not known.",
     "none",
-    Query("sum by (reason) (responses_gateway_responses_stuck{@})", "{{reason}}"),
+    Query("sum by (reason, model) (responses_gateway_responses_stuck{@@}) > 0", "{{reason}} {{model}}"),
     stacked=True,
     overrides=_REASONS,
+    empty="None is stuck",
     links=[STUCK],
 )
 
@@ -129,11 +130,12 @@ _AGES = lines(
 
 _TURNS = lines(
     "Became stuck, recovered, given up",
-    "Responses in each interval. recovered: moved again, or ended. late: the final status came after the tracking "
+    "Responses in each interval; of all models, but for those that became stuck or recovered. recovered: moved again, "
+    "or ended. late: the final status came after the tracking "
     "had been given up. cancels: that were asked for, by the status of the answer.",
     "none",
-    Query(each("responses_gateway_responses_became_stuck_total{@}", "reason"), "stuck: {{reason}}"),
-    Query(each("responses_gateway_responses_recovered_total{@}"), "recovered"),
+    Query(each("responses_gateway_responses_became_stuck_total{@@}", "reason"), "stuck: {{reason}}"),
+    Query(each("responses_gateway_responses_recovered_total{@@}"), "recovered"),
     Query(each(f"responses_gateway_responses_given_up_total{{{_BACKGROUND}}}", "ending"), "{{ending}}"),
     Query(each("responses_gateway_late_terminals_total{@}"), "late"),
     Query(each("responses_gateway_cancels_total{@}", "status_class"), "cancels {{status_class}}"),
@@ -154,10 +156,11 @@ _LIVE = lines(
 
 _QUEUE = lines(
     "Time in the queue",
-    "Create to leaving `queued`, median and 95th percentile. Seen by a stream it is exact; by polls it is up to one "
-    "pause of the schedule too long.",
+    "Create to leaving `queued`: median and 95th percentile, and the 95th percentile of each model. Seen by a stream "
+    "it is exact; by polls it is up to one pause of the schedule too long.",
     "s",
-    *spread("responses_gateway_response_queue_seconds", by="observed"),
+    *spread("responses_gateway_response_queue_seconds", "@@", "observed"),
+    Query(quantile(0.95, "responses_gateway_response_queue_seconds", "@@", "model"), "{{model}} 95 %"),
     links=[RESPONSES],
 )
 
@@ -279,7 +282,8 @@ _TOKENS = lines(
 DASHBOARD = Dashboard(
     UID,
     "Responses Gateway / Background responses",
-    "Which responses are stuck, why, since when; how long work queues and runs; how clients ask; who lost a line.",
+    "Which responses are stuck, why, since when, for which model; how long work queues and runs; how clients ask; who "
+    "lost a line.",
     (
         ("", ((_GLANCE,), (_STUCK_NOW,), (_BY_REASON, _AGES, _TURNS))),
         ("How long they queue and run", ((_LIVE, _QUEUE, _FIRST_OUTPUT), (_LIFETIME, _DETECTION, _PICKUP))),

@@ -46,7 +46,7 @@ _NOW = tiles(
     "none",
     Query("count(up{@} == 0) or vector(0)", "Gateways down"),
     Query(f"count(ALERTS{{{_FIRING}}}) or vector(0)", "Alerts firing"),
-    Query("sum(responses_gateway_responses_stuck{@})", "Stuck"),
+    Query("sum(responses_gateway_responses_stuck{@@})", "Stuck"),
     Query("sum(responses_gateway_responses_live{@})", "Live"),
     Query("min(responses_gateway_upstream_reachable{@})", "Upstream"),
     overrides=[

@@ -144,7 +144,7 @@ def one_of_each() -> list[Fact]:
             live={(Status.QUEUED, Mode.BACKGROUND): 2, (None, Mode.STREAM): 1},
             oldest_created={Status.QUEUED: T, None: T + 4},
             oldest_progress={Status.QUEUED: T + 1, None: T + 4},
-            stuck={Stuck.QUEUED: 1},
+            stuck={(Stuck.QUEUED, "gpt-5-2026-01-01"): 1},
             outstanding=2,
             followers=3,
             expires_at=T + 600,

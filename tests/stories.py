@@ -30,6 +30,8 @@ class Ahead:
         return time.time() + self.by_s
 
 
+MODEL = "gpt-5.2-2026-08-07"
+"""What upstream calls the model that stories ask for."""
 KEY = {"Authorization": "Bearer sk-test"}
 
 Event = dict[str, Any]

@@ -6,12 +6,12 @@ import re
 import time
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from monitoring import Pager, Prometheus, alertmanager, needs_prometheus, prometheus
 from promql import RECORDED, selectors, written_out
 from running import PATIENCE_S, Running
-from stories import ask, fetch, job, live, some, until
+from stories import MODEL, ask, fetch, job, live, some, until
 from test_alert_rules import RULES
 from test_dashboards import LOADED, expressions
 from test_stories_store_failure import Failing
@@ -148,13 +148,17 @@ async def test_a_stuck_response_reaches_whoever_is_told_and_can_be_looked_up(par
         "job": "responses-gateway",
         "instance": instance,
         "reason": "queued",
+        "model": MODEL,
     }
-    assert alert["annotations"]["summary"] == f"Responses are stuck at {instance}: queued."
-    assert alert["annotations"]["description"].startswith("1 should move and do not, for the reason queued.")
+    assert alert["annotations"]["summary"] == f"Responses of {MODEL} are stuck at {instance}: queued."
+    assert alert["annotations"]["description"].startswith(
+        "1 of this model should move and do not, for the reason queued."
+    )
     assert alert["annotations"]["runbook_url"] == "dashboards/RUNBOOK.md#responsesgatewayresponsesstuck"
     leads_to = urlsplit(alert["annotations"]["dashboard_url"])
     assert leads_to.path == f"/d/{background.UID}"
-    assert leads_to.query == f"viewPanel=2&var-job=responses-gateway&var-instance={instance}"
+    chosen = {"var-job": "responses-gateway", "var-instance": instance, "var-model": MODEL}
+    assert dict(parse_qsl(leads_to.query)) == {"viewPanel": "2", **chosen}
     (row,) = await stuck_now(gateway)
     assert row["Response"] == response_id
     assert row["Reason"] == "queued"

@@ -12,7 +12,7 @@ import aiohttp
 import openai
 import pytest
 from running import PATIENCE_S, Running, Samples, Upstream
-from stories import KEY, STILL, Ahead, all_of, ask, fetch, following, job, live, until
+from stories import KEY, MODEL, STILL, Ahead, all_of, ask, fetch, following, job, live, until
 from test_stories_odd_upstreams import COMPLETED, CREATED, DELTA, SSE_HEAD, data_of
 from test_stories_store_failure import Failing
 from traffic import everything
@@ -199,13 +199,14 @@ async def test_queue_and_first_output_say_how_they_were_observed(
     _, gateway = await stage()
     answer = await fetch(f"{gateway.url}/v1/responses", "POST", body=body)
     end = await gateway.facts.wait_for(Ended)
-    labels = {"mode": str(end.response.mode), "observed": observed}
     assert answer.status == 200
     assert end.response.started_at is not None
     assert end.response.first_output_at is not None
     queued, output = end.response.started_at, end.response.first_output_at
     created = end.response.created_at
-    assert await gateway.shown("response_queue_seconds_sum", **labels) == pytest.approx(queued - created)
+    waited = await gateway.shown("response_queue_seconds_sum", observed=observed, model=MODEL)
+    assert waited == pytest.approx(queued - created)
+    labels = {"mode": str(end.response.mode), "observed": observed}
     assert await gateway.shown("response_time_to_first_output_seconds_sum", **labels) == pytest.approx(output - created)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from processes import Process, serve
 from running import PATIENCE_S, Running, Upstream
-from stories import STILL, Ahead, all_of, ask, fetch, job, live, until, until_error
+from stories import MODEL, STILL, Ahead, all_of, ask, fetch, job, live, until, until_error
 
 from gateway.domain.facts import (
     BecameStuck,
@@ -64,10 +64,10 @@ async def test_whoever_looks_sees_the_same_stuck_response_until_it_is_cancelled(
     _, gateway = await stage(**SOON)
     response_id = await background(gateway)
     since = (await became(gateway, Stuck.QUEUED)).at
-    await surveyed(gateway, lambda fact: fact.stuck == {Stuck.QUEUED: 1})
+    await surveyed(gateway, lambda fact: fact.stuck == {(Stuck.QUEUED, MODEL): 1})
 
-    assert await gateway.shown("responses_stuck", reason="queued") == 1
-    assert await gateway.shown("responses_became_stuck_total", reason="queued") == 1
+    assert await gateway.shown("responses_stuck", reason="queued", model=MODEL) == 1
+    assert await gateway.shown("responses_became_stuck_total", reason="queued", model=MODEL) == 1
     story = (await fetch(f"{gateway.ops_url}/responses/{response_id}")).json
     assert story["stuck"] == {"reason": "queued", "since": since}
     await until(lambda: live(gateway, response_id).saved.stuck)
@@ -79,8 +79,8 @@ async def test_whoever_looks_sees_the_same_stuck_response_until_it_is_cancelled(
     assert turns(gateway) == [(BecameStuck, Stuck.QUEUED), (Recovered, Stuck.QUEUED)]
     assert ended.response.counts.stucks == 1
     await surveyed(gateway, lambda fact: not fact.stuck)
-    assert await gateway.shown("responses_stuck", reason="queued") == 0
-    assert await gateway.shown("responses_recovered_total", reason="queued") == 1
+    assert await gateway.shown("responses_stuck", reason="queued", model=MODEL) == 0
+    assert await gateway.shown("responses_recovered_total", reason="queued", model=MODEL) == 1
     assert (await fetch(f"{gateway.ops_url}/responses?stuck=true")).json["data"] == []
 
 
@@ -162,7 +162,7 @@ async def test_what_was_stuck_before_a_restart_is_stuck_after_it_and_is_not_told
     second = await gateway_for(upstream.url, **settings)
     assert (await second.facts.wait_for(TakenUp)).response.stuck_at == since
     await second.facts.wait_for(UpstreamPolled)
-    await surveyed(second, lambda fact: fact.stuck == {Stuck.QUEUED: 1})
+    await surveyed(second, lambda fact: fact.stuck == {(Stuck.QUEUED, MODEL): 1})
     await second.client().responses.cancel(response_id)
     ended = await second.facts.wait_for(Ended)
     assert turns(first) == [(BecameStuck, Stuck.QUEUED)]
@@ -180,7 +180,7 @@ async def test_research_of_forty_minutes_is_not_stuck_where_another_model_would_
     clock.by_s = 2400
     stuck = await became(gateway, Stuck.QUEUED)
     assert stuck.response.response_id == other
-    await surveyed(gateway, lambda fact: fact.stuck == {Stuck.QUEUED: 1})
+    await surveyed(gateway, lambda fact: fact.stuck == {(Stuck.QUEUED, MODEL): 1})
     assert live(gateway, research.id).response.stuck is None
 
 
@@ -245,7 +245,7 @@ async def test_a_stuck_response_is_stuck_after_kill_9_too_and_is_not_told_twice(
 
     async def shown(process: Process, name: str) -> str | None:
         text = (await fetch(f"{process.ops_url}/metrics")).body.decode()
-        found = re.search(rf'^responses_gateway_{name}{{reason="queued"}} (.*)$', text, re.M)
+        found = re.search(rf'^responses_gateway_{name}{{model="{MODEL}",reason="queued"}} (.*)$', text, re.M)
         return found[1] if found else None
 
     async def until_shown(process: Process, name: str, value: str) -> None:
@@ -274,6 +274,6 @@ async def test_nothing_is_done_about_a_response_that_upstream_does_not_answer_fo
     response_id = await background(gateway)
     upstream.simulator.outage = 503
     await became(gateway, Stuck.UPSTREAM_UNREACHABLE)
-    await surveyed(gateway, lambda fact: fact.stuck == {Stuck.UPSTREAM_UNREACHABLE: 1})
+    await surveyed(gateway, lambda fact: fact.stuck == {(Stuck.UPSTREAM_UNREACHABLE, MODEL): 1})
     assert not live(gateway, response_id).response.ended
     assert not gateway.facts.of(Cancelled)

@@ -10,7 +10,7 @@ import pytest
 from collecting import Collector
 from processes import Process, eventually, serve
 from running import Running, Upstream
-from stories import all_of, ask, fetch, job, some, types
+from stories import MODEL, all_of, ask, fetch, job, some, types
 
 from gateway import app
 from gateway.telemetry import names
@@ -175,7 +175,7 @@ async def test_what_an_unsampled_response_is_promoted_for_is_known_to_the_proces
     unsampled = {"OTEL_TRACES_SAMPLER": "always_off"}
     first = await run(upstream, unsampled, upstream_api_key="sk-gateway", patience_polled_s=0.1)
     created = await first.client().responses.create(**ask("slow", queue_s=3600), background=True)
-    stuck = f'{names.BECAME_STUCK}{{reason="queued"}}'
+    stuck = f'{names.BECAME_STUCK}{{model="{MODEL}",reason="queued"}}'
     await eventually(lambda: metric(first, stuck), lambda times: times == 1)
     first.tell_to_stop()
     assert await first.stopped() == 0

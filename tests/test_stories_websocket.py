@@ -10,7 +10,7 @@ from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 from collecting import Collector
 from running import PATIENCE_S
-from stories import KEY, STILL, ask, fetch
+from stories import KEY, MODEL, STILL, ask, fetch
 from wire import Asked, cable_to, dial, scripted_upstream
 from wsproto.frame_protocol import FrameProtocol
 
@@ -280,7 +280,7 @@ async def test_silence_makes_a_response_stuck_there_too(stage, talk):
     socket = await talk(f"{gateway.url}/v1")
     await socket.send_json(create(ask("stalls")))
     stuck = await gateway.facts.wait_for(Surveyed, lambda fact: sum(fact.stuck.values()) == 1)
-    assert stuck.stuck == {Stuck.NO_PROGRESS: 1}
+    assert stuck.stuck == {(Stuck.NO_PROGRESS, MODEL): 1}
 
 
 async def test_an_event_over_the_limit_passes_and_is_passed_over(stage, talk):

@@ -58,7 +58,7 @@ def test_one_life_is_counted_once_in_everything_that_it_touches() -> None:
         ("responses_terminal_total", ("status", "completed"), mode, model, *fine): 1,
         ("response_duration_seconds_count", mode, ("status", "completed")): 1,
         ("response_duration_seconds_sum", mode, ("status", "completed")): 10,
-        ("response_queue_seconds_sum", mode, stream): 2,
+        ("response_queue_seconds_sum", stream, model): 2,
         ("response_time_to_first_output_seconds_sum", mode, stream): 3,
         ("response_time_per_output_token_seconds_sum", mode): 7 / 50,
         ("completion_detection_seconds_sum", stream): 0.5,
@@ -119,11 +119,11 @@ def surveyed(**changes: Any) -> facts.Surveyed:
 def test_gauges_show_what_the_last_walk_found_and_nothing_of_the_one_before() -> None:
     metrics = counting()
     held = {(Status.QUEUED, Mode.BACKGROUND): 2, (None, Mode.STREAM): 1}
-    metrics.observe(surveyed(live=held, stuck={Stuck.QUEUED: 1}, outstanding=2, followers=3))
+    metrics.observe(surveyed(live=held, stuck={(Stuck.QUEUED, None): 1}, outstanding=2, followers=3))
     assert value(metrics, "responses_live", status="queued", mode="background") == 2
     assert value(metrics, "responses_live", status="none", mode="stream") == 1
     assert value(metrics, "responses_live", status="in_progress", mode="stream") == 0
-    assert value(metrics, "responses_stuck", reason="queued") == 1
+    assert value(metrics, "responses_stuck", reason="queued", model="unknown") == 1
     assert value(metrics, "continuation_tokens_outstanding") == 2
     assert value(metrics, "stream_followers") == 3
 
@@ -274,6 +274,27 @@ def test_only_models_that_upstream_confirmed_are_named_and_only_so_many() -> Non
     assert b"whatever-the-client-wrote" not in metrics.render("")[1]
 
 
+def test_what_is_stuck_is_counted_by_model_and_those_beyond_the_limit_together() -> None:
+    metrics = counting(max_models=2)
+    for model in ("a", "b", "c"):
+        metrics.observe(facts.Created(T, a_response(model=model)))
+    metrics.observe(surveyed(stuck={(Stuck.QUEUED, model): 3 for model in ("b", "c", "d", None)}))
+    stuck = {model: value(metrics, "responses_stuck", reason="queued", model=model) for model in ("a", "b", "other")}
+    assert stuck == {"a": 0, "b": 3, "other": 6}
+    assert value(metrics, "responses_stuck", reason="queued", model="unknown") == 3
+    assert total(metrics, "responses_stuck") == 12
+
+
+def test_many_models_are_not_too_many_series_for_a_scrape() -> None:
+    metrics = counting(max_models=50)
+    for number in range(60):
+        for fact in a_life(model=f"model-{number}"):
+            metrics.observe(fact)
+    of_models = [labels for _, labels in samples(metrics) if "model" in dict(labels)]
+    assert len({dict(labels)["model"] for labels in of_models}) == 52
+    assert len(of_models) < 5000
+
+
 @pytest.mark.parametrize("name", ["x" * 101, "line\nbreak", "\udcff", "\x1b[31m"])
 def test_a_name_that_no_scrape_could_carry_is_other(name: str) -> None:
     metrics = counting()
@@ -340,7 +361,7 @@ def test_sampled_responses_leave_their_trace_id_as_an_exemplar() -> None:
 def test_closed_sets_of_labels_are_there_before_anything_happened() -> None:
     metrics = counting()
     assert value(metrics, "client_polls_total", outcome="error", served="shared") == 0
-    assert value(metrics, "responses_stuck", reason="waiting_for_owner") == 0
+    assert value(metrics, "responses_stuck", reason="waiting_for_owner", model="unknown") == 0
     assert value(metrics, "response_duration_seconds_bucket", mode="background", status="failed", le="28800.0") == 0
     assert {value(metrics, "responses_live", status="queued", mode=mode) for mode in Mode} == {0}
 

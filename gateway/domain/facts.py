@@ -289,14 +289,15 @@ class RequestServed(Fact, frozen=True):
 class Surveyed(Fact, frozen=True):
     """What this process holds, counted in one walk over all of it. All times are unix seconds.
 
-    `live`: how many by (status or None, mode). `oldest_created`, `oldest_progress`: of whichever was created, or moved,
-    longest ago. `outstanding`: whose continuation token has not come back. `expires_at`: when upstream forgets one.
+    `live`: how many by (status or None, mode); `stuck`: by (reason, upstream's model or None). `oldest_created`,
+    `oldest_progress`: of whichever was created, or moved, longest ago. `outstanding`: whose continuation token has not
+    come back. `expires_at`: when upstream forgets one.
     """
 
     live: Mapping[tuple[Status | None, Mode], int]
     oldest_created: Mapping[Status | None, float]
     oldest_progress: Mapping[Status | None, float]
-    stuck: Mapping[Stuck, int]
+    stuck: Mapping[tuple[Stuck, str | None], int]
     outstanding: int
     followers: int
     expires_at: float | None = None

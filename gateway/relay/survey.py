@@ -18,7 +18,7 @@ class Survey:
     """The count of a walk under way."""
 
     live: Counter[tuple[Status | None, Mode]] = field(default_factory=Counter)
-    stuck: Counter[Stuck] = field(default_factory=Counter)
+    stuck: Counter[tuple[Stuck, str | None]] = field(default_factory=Counter)
     oldest_created: dict[Status | None, float] = field(default_factory=dict)
     oldest_progress: dict[Status | None, float] = field(default_factory=dict)
     outstanding: int = 0
@@ -29,7 +29,7 @@ class Survey:
         status = response.status
         self.live[status, response.mode] += 1
         if response.stuck is not None:
-            self.stuck[response.stuck] += 1
+            self.stuck[response.stuck, response.model] += 1
         expected_at = response.expected_at
         if expected_at < self.oldest_created.get(status, expected_at + 1):
             self.oldest_created[status] = expected_at

@@ -19,7 +19,7 @@ from gateway.telemetry import names
 
 Kind = Literal["counter", "gauge", "histogram"]
 MODEL = "model"
-"""The label that a setting bounds."""
+"""The label that a setting bounds; a metric that has `_MODEL` for it has every model that is known."""
 NO_STATUS = "none"
 """The `status` of a response before upstream has named one."""
 UNKNOWN = "unknown"
@@ -27,6 +27,8 @@ UNKNOWN = "unknown"
 
 # From 0.1 s to 8 h: a short answer and a night of research.
 _LIFETIME = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 86400)
+# By model too: fewer, as each is a series for every model.
+_QUEUE = (0.5, 1, 2, 5, 10, 30, 60, 300, 600, 1800, 7200, 28800)
 _WAIT = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 28800)
 # 40 s: the longest pause of the poll schedule, its jitter and a slow answer.
 _DETECTION = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 120, 300, 1800, 28800)
@@ -40,7 +42,6 @@ _POLLS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 _EVENTS = (0, 1, 5, 10, 50, 100, 500, 1000, 5000, 10000, 50000)
 
 _MODES = tuple(Mode)
-_BACKGROUND = tuple(mode for mode in Mode if mode.background)
 _ENDED = tuple(status for status in Status if status in TERMINAL)
 _OPEN = (NO_STATUS, *(status for status in Status if status not in TERMINAL))
 _POLLED = get_args(facts.PollOutcome)
@@ -115,9 +116,9 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         names.QUEUE,
         "histogram",
-        "Create to leaving `queued`, where no completion window was asked for.",
-        {"mode": _BACKGROUND, "observed": _OBSERVED},
-        _LIFETIME,
+        "Create to leaving `queued`, of background responses without a completion window.",
+        {"observed": _OBSERVED, "model": _MODEL},
+        _QUEUE,
     ),
     Metric(
         names.FIRST_OUTPUT,
@@ -148,9 +149,24 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(names.UNHELD, "gauge", "Live responses of the store that no process holds; every process shows the same."),
     Metric(names.PROCESSES, "gauge", "Processes that live on the store; every process shows the same."),
-    Metric(names.STUCK, "gauge", "Responses that should move and do not, by reason.", {"reason": _REASONS}),
-    Metric(names.BECAME_STUCK, "counter", "Times that a response became stuck.", {"reason": _REASONS}),
-    Metric(names.RECOVERED, "counter", "Times that a stuck response moved again, or ended.", {"reason": _REASONS}),
+    Metric(
+        names.STUCK,
+        "gauge",
+        "Responses in this process's hands that should move and do not, by reason.",
+        {"reason": _REASONS, "model": _MODEL},
+    ),
+    Metric(
+        names.BECAME_STUCK,
+        "counter",
+        "Times that a response became stuck.",
+        {"reason": _REASONS, "model": _MODEL},
+    ),
+    Metric(
+        names.RECOVERED,
+        "counter",
+        "Times that a stuck response moved again, or ended.",
+        {"reason": _REASONS, "model": _MODEL},
+    ),
     Metric(names.CONTRADICTIONS, "counter", "Things that upstream said and that cannot be.", {"what": _LEARNT}),
     Metric(
         names.TOKENS,

@@ -43,7 +43,7 @@ class Metrics:
             facts.FirstOutput: self._first_output,
             facts.Ended: self._ended,
             facts.BecameStuck: self._became_stuck,
-            facts.Recovered: lambda f: self._inc(names.RECOVERED, f.reason),
+            facts.Recovered: lambda f: self._inc(names.RECOVERED, f.reason, _model(f.response)),
             facts.Contradicted: lambda f: self._inc(names.CONTRADICTIONS, f.what),
             facts.UpstreamCut: lambda f: self._inc(names.CUTS, f.reason),
             facts.Reattached: lambda f: self._inc(names.REATTACHES, f.outcome),
@@ -106,7 +106,7 @@ class Metrics:
         soon = not response.parameters.completion_window_s
         if fact.before is Status.QUEUED and response.mode.background and soon:
             waited = fact.at - response.created_at
-            self._observe(names.QUEUE, waited, response.mode, _observed(response), trace=response.trace)
+            self._observe(names.QUEUE, waited, _observed(response), _model(response), trace=response.trace)
 
     def _first_output(self, fact: facts.FirstOutput) -> None:
         response = fact.response
@@ -149,8 +149,9 @@ class Metrics:
             self._observe(names.PER_TOKEN, took / usage.output, mode, trace=trace)
 
     def _became_stuck(self, fact: facts.BecameStuck) -> None:
-        if fact.response.stuck is not None:
-            self._inc(names.BECAME_STUCK, fact.response.stuck, trace=fact.response.trace)
+        response = fact.response
+        if response.stuck is not None:
+            self._inc(names.BECAME_STUCK, response.stuck, _model(response), trace=response.trace)
 
     # Polls and streams
 
@@ -191,7 +192,7 @@ class Metrics:
         self._show(names.LIVE, {(status or NO_STATUS, mode): held for (status, mode), held in fact.live.items()})
         self._show(names.OLDEST_CREATED, {(status or NO_STATUS,): at for status, at in fact.oldest_created.items()})
         self._show(names.OLDEST_PROGRESS, {(status or NO_STATUS,): at for status, at in fact.oldest_progress.items()})
-        self._show(names.STUCK, {(reason,): held for reason, held in fact.stuck.items()})
+        self._show(names.STUCK, {(reason, model or UNKNOWN): held for (reason, model), held in fact.stuck.items()})
         self._show(names.TOKENS_OUTSTANDING, {(): fact.outstanding})
         self._show(names.FOLLOWERS, {(): fact.followers})
         self._show(names.EXPIRY, {} if fact.expires_at is None else {(): fact.expires_at})

@@ -121,9 +121,15 @@ class Series(Collector):
                 spread.seen[bucket] = trace.trace_id, amount, time.time()
 
     def show(self, name: str, amounts: Mapping[tuple[str, ...], float]) -> None:
-        """All that a gauge shows from now on, by label values. Closed sets of labels are there at 0 besides."""
-        bounded = {self._bounded(name, values): amount for values, amount in amounts.items()}
-        self._shown[name] = {**dict.fromkeys(_closed(self._metrics[name].labels), 0.0), **bounded}
+        """All that a gauge shows from now on, by label values; what has no room of its own is added up.
+
+        Closed sets of labels, for each model that is known, are there at 0 besides.
+        """
+        bounded = [(self._bounded(name, values), amount) for values, amount in amounts.items()]
+        shown = dict.fromkeys(_closed(self._named(self._metrics[name].labels)), 0.0)
+        for values, amount in bounded:
+            shown[values] = shown.get(values, 0.0) + amount
+        self._shown[name] = shown
 
     def read(self, name: str, reading: Reading) -> None:
         """A gauge without labels is read at each scrape."""
@@ -166,6 +172,10 @@ class Series(Collector):
             buckets: Any = tuple(zip(bounds, accumulate(counts), exemplars, strict=True))
             family.add_metric(values, buckets, total)
         return family
+
+    def _named(self, labels: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+        """Labels with the models that are known by now."""
+        return {**labels, MODEL: tuple(sorted(self._known[MODEL]))} if labels.get(MODEL) else labels
 
     def _begin(self, metric: Metric, labels: Mapping[str, tuple[str, ...]]) -> None:
         for values in _closed(labels) if labels else ((),):
