@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lives import T, a_response
 
@@ -214,6 +214,7 @@ async def happens(world: World, step: tuple[Any, ...]) -> None:
     world.judge()
 
 
+@settings(deadline=None)
 @given(st.lists(steps, max_size=30))
 def test_becoming_stuck_and_recovering_come_strictly_in_turn_over_any_life(story: list[tuple[Any, ...]]) -> None:
     async def live_it() -> World:
