@@ -6,8 +6,8 @@ panel or alert is described once, here: the tables of README are made from it (`
     panels                           the shapes: one function a kind of panel, the layout, the variables
     overview, background, runtime    the three dashboards
     levels                           service levels: what they are, their targets, their recording rules, their burn
-    alerts                           the other alerts
+    alert, alerts, collector         what an alert is; the gateway's other ones; those on the Collector
     uses                             what uses which metric, as tables for README
 
-Written by hand: `RUNBOOK.md` (what each alert means), `rules_test.yml` (promtool: when each fires and when not).
+Written by hand: `RUNBOOK.md` (what each alert means), `rules_test/` (promtool: when each fires and not).
 """

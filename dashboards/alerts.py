@@ -5,56 +5,14 @@ should act on is a `warning`; habits of clients are panels, not alerts. Every al
 for more, leads to a panel and to its own heading in `RUNBOOK.md`. What upstream's being away explains is silent then.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-from dashboards import background, levels, overview, runtime
-from dashboards.layout import Dashboard
+from dashboards import background, collector, levels, overview, runtime
+from dashboards.alert import WHERE, Alert
 
 JOB = "responses-gateway"
 """The name of the scrape job: all that is known of a gateway that cannot be scraped."""
 _AWAY = "\nunless on (job, instance)\navg_over_time(responses_gateway_upstream_reachable[10m]) < 0.5"
-_WHERE = "{{ $labels.instance }}"
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One alerting rule. `wait`, `keep`: `for` and `keep_firing_for`.
-
-    `panel`: dashboard and title of what shows it; `when`: the condition in words, for README.
-    """
-
-    name: str
-    severity: str
-    expr: str
-    wait: str
-    keep: str
-    summary: str
-    description: str
-    panel: tuple[Dashboard, str]
-    when: str
-    labels: tuple[tuple[str, str], ...] = ()
-
-    def rule(self, grafana: str, runbook: str) -> dict[str, Any]:
-        """As Prometheus loads it. `grafana`, `runbook`: the URLs that the links begin with."""
-        dashboard, title = self.panel
-        query = f"viewPanel={dashboard.panel_id(title)}"
-        for label in ("job", "instance", "model"):
-            if f"$labels.{label} " in self.summary + self.description or (label == "job" and _WHERE in self.summary):
-                query += f"&var-{label}={{{{ $labels.{label} | urlquery }}}}"
-        waiting = {"for": self.wait, "keep_firing_for": self.keep} if self.wait else {}
-        return {
-            "alert": self.name,
-            "expr": self.expr,
-            **waiting,
-            "labels": {"severity": self.severity, **dict(self.labels)},
-            "annotations": {
-                "summary": self.summary,
-                "description": self.description,
-                "dashboard_url": f"{grafana}/d/{dashboard.uid}?{query}",
-                "runbook_url": f"{runbook}#{self.name.lower()}",
-            },
-        }
 
 
 def _sum(series: str, by: str = "job, instance", window: str = "") -> str:
@@ -108,7 +66,7 @@ ALERTS: tuple[Alert, ...] = (
         f'up{{job="{JOB}"}} == 0',
         "2m",
         "2m",
-        f"The gateway {_WHERE} cannot be scraped.",
+        f"The gateway {WHERE} cannot be scraped.",
         "Prometheus gets no metrics from it: the process is gone, hangs, or cannot be reached. Its clients are cut "
         "off.",
         (overview.DASHBOARD, "Now"),
@@ -150,7 +108,7 @@ ALERTS: tuple[Alert, ...] = (
         + " >= 1",
         "2m",
         "5m",
-        f"The store of {_WHERE} fails.",
+        f"The store of {WHERE} fails.",
         "{{ $value | humanize }} operations in 5 minutes. Creates go upstream untracked, or are refused; streams wait.",
         (runtime.DASHBOARD, "What the store could not do"),
         "3 operations in 5 minutes, or a create that went upstream untracked for it",
@@ -163,7 +121,7 @@ ALERTS: tuple[Alert, ...] = (
         f"{_STUCK} >= 10\nor\n{_STUCK} > on (job, instance) group_left 0.05 * {_sum('responses_live')}\n)" + _AWAY,
         "5m",
         "10m",
-        f"Responses of {{{{ $labels.model }}}} are stuck at {_WHERE}: {{{{ $labels.reason }}}}.",
+        f"Responses of {{{{ $labels.model }}}} are stuck at {WHERE}: {{{{ $labels.reason }}}}.",
         "{{ $value }} of this model should move and do not, for the reason {{ $labels.reason }}. "
         "`responses-gateway responses list --stuck` names them, the dashboard has their traces.",
         (background.DASHBOARD, background.STUCK_NOW),
@@ -175,7 +133,7 @@ ALERTS: tuple[Alert, ...] = (
         "\nor\n".join((_oldest("none", 900), _oldest("queued", 3600), _oldest("in_progress", 28800))),
         "5m",
         "10m",
-        f"A response has been {{{{ $labels.status }}}} for too long at {_WHERE}.",
+        f"A response has been {{{{ $labels.status }}}} for too long at {WHERE}.",
         "It was created {{ $value | humanizeDuration }} ago. Usual are 15 minutes without a status, 1 h in the "
         "queue, 8 h in progress.",
         (background.DASHBOARD, "Age of the oldest, and of the last progress"),
@@ -187,7 +145,7 @@ ALERTS: tuple[Alert, ...] = (
         _sum('responses_given_up_total{ending=~"lost|abandoned"}', "job, instance, ending", "1h") + " >= 1",
         "1m",
         "15m",
-        f"Responses are {{{{ $labels.ending }}}} at {_WHERE}.",
+        f"Responses are {{{{ $labels.ending }}}} at {WHERE}.",
         "{{ $value | humanize }} in the last hour ended without a final status: upstream does not know them (lost), or "
         "they did not end in time (abandoned).",
         (background.DASHBOARD, "Became stuck, recovered, given up"),
@@ -212,7 +170,7 @@ ALERTS: tuple[Alert, ...] = (
         f"avg_over_time(responses_gateway_upstream_reachable[10m]) < 0.5\nand on (job, instance) ({_ASKED})",
         "1m",
         "5m",
-        f"Upstream does not answer {_WHERE}.",
+        f"Upstream does not answer {WHERE}.",
         "It answered in {{ $value | humanizePercentage }} of the last 10 minutes. Alerts that this explains are "
         "silent.",
         (runtime.DASHBOARD, "Polls of upstream, by outcome"),
@@ -224,7 +182,7 @@ ALERTS: tuple[Alert, ...] = (
         _share('http_requests_total{origin="upstream", status_class="5xx"}', "http_requests_total", 0.1, "10m") + _AWAY,
         "5m",
         "10m",
-        f"Upstream answers {_WHERE} with errors.",
+        f"Upstream answers {WHERE} with errors.",
         "{{ $value | humanizePercentage }} of the requests of the last 10 minutes ended with a 5xx of upstream's.",
         (overview.DASHBOARD, "Errors, by who is to blame"),
         "a tenth of the requests of 10 minutes end with a 5xx of upstream",
@@ -253,7 +211,7 @@ ALERTS: tuple[Alert, ...] = (
         _share('upstream_polls_total{outcome="error"}', "upstream_polls_total", 0.2, "10m") + _AWAY,
         "5m",
         "10m",
-        f"Polls of upstream by {_WHERE} fail.",
+        f"Polls of upstream by {WHERE} fail.",
         "{{ $value | humanizePercentage }} of the polls of the last 10 minutes: what became of background responses is "
         "known late, or not.",
         (runtime.DASHBOARD, "Polls of upstream, by outcome"),
@@ -265,7 +223,7 @@ ALERTS: tuple[Alert, ...] = (
         _over(0.95, "upstream_poll_lag_seconds", 5, "10m"),
         "10m",
         "15m",
-        f"{_WHERE} polls upstream too late.",
+        f"{WHERE} polls upstream too late.",
         "5 % of its polls are more than {{ $value | humanizeDuration }} late: its budget of polls, or its "
         "processor, is used up.",
         (runtime.DASHBOARD, "Polls of upstream: time, and lateness"),
@@ -277,7 +235,7 @@ ALERTS: tuple[Alert, ...] = (
         "min by (job, instance) (responses_gateway_upstream_expiry_timestamp_seconds) - time() < 300",
         "1m",
         "10m",
-        f"Upstream is about to forget a response whose end is not known at {_WHERE}.",
+        f"Upstream is about to forget a response whose end is not known at {WHERE}.",
         "In {{ $value | humanizeDuration }}; after that nobody can learn what became of it.",
         (background.DASHBOARD, "At a glance"),
         "within 5 minutes upstream forgets a response that it does not answer for",
@@ -288,7 +246,7 @@ ALERTS: tuple[Alert, ...] = (
         _sum('resumes_refused_total{reason!="expired"}', "job, instance, reason", "30m") + " >= 3",
         "1m",
         "15m",
-        f"Readers cannot resume at {_WHERE}: {{{{ $labels.reason }}}}.",
+        f"Readers cannot resume at {WHERE}: {{{{ $labels.reason }}}}.",
         "{{ $value | humanize }} in the last 30 minutes came back for the rest of their stream and did not get it.",
         (background.DASHBOARD, "Came, and came back"),
         "3 in half an hour for one reason; those past the retention left out",
@@ -299,7 +257,7 @@ ALERTS: tuple[Alert, ...] = (
         "responses_gateway_store_free_bytes\n/\nresponses_gateway_store_capacity_bytes < 0.1",
         "10m",
         "15m",
-        f"The disk of the store of {_WHERE} is nearly full.",
+        f"The disk of the store of {WHERE} is nearly full.",
         "{{ $value | humanizePercentage }} is free. When it is full, nothing is tracked any more.",
         (runtime.DASHBOARD, "Room for the store"),
         "less than a tenth is free",
@@ -310,7 +268,7 @@ ALERTS: tuple[Alert, ...] = (
         _over(0.99, "event_loop_lag_seconds", 0.25, "5m"),
         "10m",
         "10m",
-        f"{_WHERE} has more to do than it can.",
+        f"{WHERE} has more to do than it can.",
         "Its event loop is up to {{ $value | humanizeDuration }} late (99 %): every request and event waits that long.",
         (runtime.DASHBOARD, "Event-loop lag"),
         "0.25 s at the 99th percentile of 5 minutes",
@@ -321,9 +279,9 @@ ALERTS: tuple[Alert, ...] = (
         _sum("spans_dropped_total", "job, instance, reason", "15m") + " >= 1",
         "1m",
         "15m",
-        f"Traces of {_WHERE} have holes: {{{{ $labels.reason }}}}.",
+        f"Traces of {WHERE} have holes: {{{{ $labels.reason }}}}.",
         "{{ $value | humanize }} spans were lost in the last 15 minutes.",
-        (runtime.DASHBOARD, "Spans"),
+        (runtime.DASHBOARD, runtime.SPANS),
         "any, by reason",
     ),
     Alert(
@@ -332,9 +290,9 @@ ALERTS: tuple[Alert, ...] = (
         "responses_gateway_generation_spans_due > 100\nand deriv(responses_gateway_generation_spans_due[30m]) > 0",
         "15m",
         "15m",
-        f"The collector does not take the generation spans of {_WHERE}.",
+        f"The collector does not take the generation spans of {WHERE}.",
         "{{ $value }} are kept to be sent again, and they become more.",
-        (runtime.DASHBOARD, "Spans to be sent again; telemetry switched off"),
+        (runtime.DASHBOARD, runtime.WAITING),
         "more than 100, and growing for half an hour",
     ),
     Alert(
@@ -343,11 +301,12 @@ ALERTS: tuple[Alert, ...] = (
         "responses_gateway_telemetry_observers_removed_total > 0",
         "1m",
         "10m",
-        f"A part of the telemetry of {_WHERE} is switched off.",
+        f"A part of the telemetry of {WHERE} is switched off.",
         "It raised an error, which is in the log, and stays off until a restart: metrics, spans or lines are missing.",
-        (runtime.DASHBOARD, "Spans to be sent again; telemetry switched off"),
+        (runtime.DASHBOARD, runtime.WAITING),
         "a part of it raised an error and was removed",
     ),
+    *collector.ALERTS,
 )
 
 

@@ -9,10 +9,11 @@ import re
 RATE = "$__rate_interval"
 RANGE = "$__range"
 METRIC = re.compile(
-    r"\b(?:[a-z]+:)?responses_gateway_[a-z0-9_]+(?::[a-z0-9_]+)?|\b(?:process_[a-z_]+|up|ALERTS)\b(?=\{)"
+    r"\b(?:[a-z]+:)?responses_gateway_[a-z0-9_]+(?::[a-z0-9_]+)?|\b(?:process_[a-z_]+|otelcol_[a-z_]+|up|ALERTS)\b(?=\{)"
 )
-"""A metric's name in PromQL: one of the gateway's, one that a rule records, one of the process or of Prometheus."""
-
+"""A metric's name: one of the gateway's, that a rule records, of the process, of the Collector or of Prometheus."""
+COLLECTOR = 'job="otel-collector"'
+"""PromQL: the Collector, by the name of its scrape job."""
 
 _CHOSEN = 'job=~"$job", instance=~"$instance"'
 _PART = re.compile(r"_(bucket|sum|count)$")

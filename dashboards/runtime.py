@@ -3,10 +3,12 @@
 from dashboards.layout import Dashboard
 from dashboards.links import RESPONSES, traces
 from dashboards.panels import GREEN, GREY, ORANGE, RED, Query, colors, lines, named, spread, steps, table
-from dashboards.promql import RATE, each, per_second, quantile
+from dashboards.promql import COLLECTOR, RATE, each, per_second, quantile
 from gateway.telemetry import names
 
 UID = "responses-gateway-runtime"
+SPANS = "Spans"
+WAITING = "Spans that wait; telemetry switched off"
 REATTACHED = traces("Traces with a re-attach", f'name = "{names.SPAN_REATTACH}" && span.{names.GATEWAY_OUTCOME} != nil')
 
 _GATEWAYS = table(
@@ -199,22 +201,34 @@ _ODD = lines(
 )
 
 _SPANS = lines(
-    "Spans",
-    "Taken by the collector, and lost, by reason; per second.",
+    SPANS,
+    "Taken by the collector, and lost by gateways, by reason; refused by the collector (memory, a full queue), and "
+    "lost there: no room in its queue, or refused by the backend. Per second.",
     "ops",
     Query(per_second("responses_gateway_spans_exported_total{@}"), "taken"),
     Query(per_second("responses_gateway_spans_dropped_total{@}", "reason"), "lost: {{reason}}"),
+    *(
+        Query(per_second(f"otelcol_{counter}_spans{{{COLLECTOR}}}"), f"collector: {name}")
+        for counter, name in (
+            ("receiver_refused", "refused"),
+            ("exporter_enqueue_failed", "no room"),
+            ("exporter_send_failed", "backend refused"),
+        )
+    ),
     overrides=[*colors(taken=GREEN), *colors(**{"lost: queue_full": RED, "lost: export_failed": ORANGE})],
 )
 
 _DUE = lines(
-    "Spans to be sent again; telemetry switched off",
-    "Generation spans that the collector has not taken yet: they are kept, and sent. Parts of the telemetry that "
-    "raised and were switched off: anything above 0 needs a restart.",
+    WAITING,
+    "due: generation spans that the collector has not taken yet; they are kept, and sent. in the collector: what waits "
+    "in its queue for the backend. Collectors that cannot be scraped. Parts of the telemetry that raised and were "
+    "switched off: anything above 0 needs a restart.",
     "none",
-    Query("sum(responses_gateway_generation_spans_due{@})", "spans due"),
+    Query("sum(responses_gateway_generation_spans_due{@})", "due"),
+    Query(f"sum(otelcol_exporter_queue_size{{{COLLECTOR}}})", "in the collector"),
+    Query(f"count(up{{{COLLECTOR}}} == 0)", "collectors down"),
     Query(each("responses_gateway_telemetry_observers_removed_total{@}"), "parts switched off"),
-    overrides=colors(**{"parts switched off": RED}),
+    overrides=colors(**{"parts switched off": RED, "collectors down": ORANGE}),
 )
 
 DASHBOARD = Dashboard(

@@ -68,14 +68,21 @@ class Prometheus:
 
 
 async def prometheus(
-    parts: AsyncExitStack, folder: Path, gateways: Sequence[str], alertmanager: str | None = None
+    parts: AsyncExitStack,
+    folder: Path,
+    gateways: Sequence[str],
+    alertmanager: str | None = None,
+    collectors: Sequence[str] = (),
 ) -> Prometheus:
     """Start one that scrapes these gateways (`host:port` of their operators' address) and loads the rules."""
     (folder / "rules.yml").write_text(yaml.safe_dump(impatient_rules()), encoding="utf-8")
     config: Json = {
         "global": {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE},
         "rule_files": [str(folder / "rules.yml")],
-        "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": list(gateways)}]}],
+        "scrape_configs": [
+            {"job_name": job, "static_configs": [{"targets": list(targets)}]}
+            for job, targets in ((JOB, gateways), ("otel-collector", collectors))
+        ],
     }
     if alertmanager:
         config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}

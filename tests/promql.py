@@ -19,6 +19,14 @@ PROCESS = {
 }
 """Of the Python client's own metrics those that are used."""
 OF_PROMETHEUS = {"up": set(), "ALERTS": {"alertname", "alertstate", "severity"}}
+OF_COLLECTOR = {
+    "otelcol_receiver_refused_spans": {"receiver", "transport"},
+    "otelcol_exporter_enqueue_failed_spans": {"exporter"},
+    "otelcol_exporter_send_failed_spans": {"exporter"},
+    "otelcol_exporter_queue_size": {"exporter", "data_type"},
+    "otelcol_exporter_queue_capacity": {"exporter", "data_type"},
+}
+"""Of the Collector's own metrics those that are used, with labels: `deploy/check_collector` asks a real one."""
 SCRAPED = {"job", "instance"}
 """Labels that Prometheus gives every series."""
 ORIGINS = ("none", *get_args(Origin))
@@ -71,4 +79,5 @@ def labels_of(name: str) -> dict[str, tuple[str, ...]] | None:
             return {**metric.labels, **({"le": ()} if name.endswith("_bucket") else {})}
     if name in PROCESS or name in RECORDED:
         return {}
-    return dict.fromkeys(OF_PROMETHEUS[name], ()) if name in OF_PROMETHEUS else None
+    foreign = OF_PROMETHEUS | OF_COLLECTOR
+    return dict.fromkeys(foreign[name], ()) if name in foreign else None

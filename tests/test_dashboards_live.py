@@ -26,6 +26,8 @@ Json = dict[str, Any]
 IMPATIENT: dict[str, Any] = {"patience_s": 0.3, "patience_polled_s": 0.3, "linger_s": 0.2, "prices": "*=1/0.1/10"}
 
 MAY_BE_EMPTY = {
+    'job="otel-collector"': "there is none here: deploy/check_collector asks a real one",
+    "otelcol_": "the same",
     "responses_gateway_upstream_expiry_timestamp_seconds": "the simulator forgets nothing by itself",
 }
 """By a part of the question: why there may be no answer."""

@@ -18,6 +18,8 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
+from monitoring import Prometheus, needs_prometheus, prometheus
+from promql import OF_COLLECTOR, SCRAPED
 from running import PATIENCE_S, Running, Upstream
 from stack import COLLECTOR_FILE, core_of, free_port
 from stories import ask, until
@@ -59,6 +61,15 @@ class Collector:
         async with asyncio.timeout(PATIENCE_S):
             while not fits(await self.metric(name)):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
+
+    async def told_of(self, parts: AsyncExitStack, folder: Path, *alerts: str) -> Prometheus:
+        """A Prometheus that scrapes it, once just these of the alerts on it fire."""
+        server = await prometheus(parts, folder, [], collectors=[f"127.0.0.1:{self.ports[8888]}"])
+        fires = 'ALERTS{alertname=~"ResponsesGatewayCollector.+", alertstate="firing"}'
+        async with asyncio.timeout(PATIENCE_S):
+            while {one["metric"]["alertname"] for one in await server.query(fires)} != set(alerts):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        return server
 
     async def stop(self) -> None:
         with suppress(ProcessLookupError):
@@ -198,11 +209,7 @@ async def test_the_backend_is_sent_the_headers_it_wants(collector: Start, stage:
 
     app = web.Application()
     app.router.add_post("/otlp/v1/traces", take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    parts.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    backend = f"http://127.0.0.1:{runner.addresses[0][1]}/otlp"
+    backend = f"{await listening(app, parts)}/otlp"
     between = await collector(backend, OTELCOL_BACKEND_HEADERS="{authorization: Bearer x}")
     await some_responses(await stage(between), 1)
     async with asyncio.timeout(PATIENCE_S):
@@ -243,11 +250,61 @@ async def test_told_to_stop_it_sends_what_it_has(collector: Start, stage: Stage,
     await arrived(receiver, ids)
 
 
+@needs_prometheus
 async def test_at_its_memory_limit_it_refuses_and_counts_and_no_client_notices(
-    collector: Start, stage: Stage, receiver: Receiver
+    collector: Start, stage: Stage, receiver: Receiver, parts: AsyncExitStack, tmp_path: Path
 ) -> None:
     limit = "processors::memory_limiter: {check_interval: 50ms, limit_mib: 1, spike_limit_mib: 0}"
     between = await collector(await receiver.start(), limit)
     assert len(await some_responses(await stage(between), 5)) == 5
     await between.shows("otelcol_receiver_refused_spans", lambda spans: spans > 0)
     assert receiver.spans == ()
+    await between.told_of(parts, tmp_path, "ResponsesGatewayCollectorRefuses")
+
+
+@needs_prometheus
+async def test_a_queue_that_is_full_is_told_of_and_so_is_a_collector_that_is_gone(
+    collector: Start, stage: Stage, parts: AsyncExitStack, tmp_path: Path
+) -> None:
+    small = "exporters::otlp_http/backend::sending_queue: {queue_size: 10, batch: {min_size: 1, max_size: 5}}"
+    between = await collector("http://127.0.0.1:1", small)
+    await some_responses(await stage(between), 10)
+    await between.shows("otelcol_exporter_enqueue_failed_spans", lambda spans: spans > 0)
+    full = ("QueueNearlyFull", "Refuses", "Loses")
+    server = await between.told_of(parts, tmp_path, *(f"ResponsesGatewayCollector{name}" for name in full))
+    await between.stop()
+    await until_down(server)
+
+
+async def until_down(server: Prometheus) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await server.query('ALERTS{alertname="ResponsesGatewayCollectorDown"}'):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+@needs_prometheus
+async def test_what_a_backend_would_not_have_is_told_of_by_the_names_that_the_rules_know(
+    collector: Start, stage: Stage, parts: AsyncExitStack, tmp_path: Path
+) -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        return web.Response(status=400)
+
+    app = web.Application()
+    app.router.add_post("/v1/traces", refuse)
+    between = await collector(await listening(app, parts))
+    await some_responses(await stage(between), 1)
+    await between.shows("otelcol_exporter_send_failed_spans", lambda spans: spans > 0)
+    server = await between.told_of(parts, tmp_path, "ResponsesGatewayCollectorLoses")
+    for name in OF_COLLECTOR.keys() - {"otelcol_exporter_enqueue_failed_spans"}:
+        found = await server.query(name)
+        assert found, name
+        assert {*OF_COLLECTOR[name], *SCRAPED} <= found[0]["metric"].keys()
+
+
+async def listening(app: web.Application, parts: AsyncExitStack) -> str:
+    """Serve on a free port; the URL."""
+    runner = web.AppRunner(app)
+    await runner.setup()
+    parts.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return f"http://127.0.0.1:{runner.addresses[0][1]}"
