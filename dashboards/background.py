@@ -77,8 +77,9 @@ _STUCK_NOW = json_table(
     STUCK_NOW,
     "Each response that should move and does not: for which reason, since when, what upstream's last event was and "
     "when it moved last, upstream's own id of the request (for a support ticket), and its trace. From the "
-    "operators' API of the gateway that is chosen under Operators; on the command line: `responses-gateway "
-    "responses list --stuck`.\n\nMetric: `responses_gateway_responses_stuck` counts them.",
+    "operators' API of the gateway that is chosen under Operators, which knows those of every gateway on its store, "
+    "of whatever model; on the command line: `responses-gateway responses list --stuck`.\n\n"
+    "Metric: `responses_gateway_responses_stuck` counts them.",
     "/responses",
     {"stuck": "true", "limit": "500"},
     (

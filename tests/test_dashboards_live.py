@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import redis_server
 from monitoring import Pager, Prometheus, alertmanager, needs_prometheus, prometheus
 from promql import RECORDED, selectors, written_out
 from running import PATIENCE_S, Running
@@ -165,6 +166,17 @@ async def test_a_stuck_response_reaches_whoever_is_told_and_can_be_looked_up(par
     assert row["Response"] == response_id
     assert row["Reason"] == "queued"
     assert row["Trace"] == f"{live(gateway, response_id).response.trace.trace_id:032x}"
+
+
+async def test_the_table_of_stuck_responses_shows_those_of_every_gateway_on_the_store(simulate, gateway_for, tmp_path):
+    upstream, store = await simulate(), redis_server.url_for(tmp_path)
+    both = [await gateway_for(upstream.url, store=store, **IMPATIENT) for _ in range(2)]
+    stuck = {(await one.client().responses.create(**ask("stuck"), background=True)).id for one in both}
+    for asked in both:
+        async with asyncio.timeout(PATIENCE_S):
+            while {row["Response"] for row in await stuck_now(asked)} != stuck:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert {row["Reason"] for row in await stuck_now(asked)} == {"queued"}
 
 
 async def stuck_now(gateway: Running) -> list[Json]:
