@@ -1,8 +1,10 @@
 """The SQLite file: opening it, its schema, and why it cannot be used. Only `sqlite` calls this, in its writer thread.
 
 One process has the file: a lock on a side file (`<file>.lock`, left in place) turns a second one away before it
-touches anything, SQLite's own exclusive lock turns away other programs. What makes a file unusable is looked for before
-anything is written to it: its kind and version are in its first hundred bytes from its first commit on.
+touches anything, SQLite's own exclusive lock turns away other programs. That one is the process's (`unix-excl`): there
+may be several connections, and no shared memory file, without which a full disk could not be opened. What makes a file
+unusable is looked for before anything is written to it: its kind and version are in its first hundred bytes from its
+first commit on.
 """
 
 import fcntl
@@ -21,8 +23,8 @@ APPLICATION = 0x52474C47
 """SQLite's application id of these files."""
 VERSION = 1
 
-# An exclusive lock needs no shared memory file, without which a full disk could not be opened.
-_BEFORE_ALL = ("PRAGMA locking_mode=EXCLUSIVE", "PRAGMA temp_store=MEMORY")
+# Copying that many pages of the log inside of a commit is for when `sqlite_checkpoints` cannot keep up.
+_LONGEST_LOG = 8000
 
 # What was added since the first files were made: such a file gets these tables when it is opened, and whoever does not
 # know them may still open the file. An end that is due has the number 2 * rid, one that came late 2 * rid + 1; an
@@ -105,9 +107,9 @@ def open_file(path: Path, durability: Durability) -> StoreFile:
         is_new = _inspect(path)
         if is_new:
             _make(path)
-        connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+        connection = connect(path, durability)
         try:
-            owner_key = _set_up(connection, path, durability, is_new=is_new)
+            owner_key = _set_up(connection, path, is_new=is_new)
         except BaseException:
             connection.close()
             raise
@@ -118,6 +120,16 @@ def open_file(path: Path, durability: Durability) -> StoreFile:
         os.close(lock)
         raise
     return StoreFile(connection, owner_key, lock)
+
+
+def connect(path: Path, durability: Durability) -> sqlite3.Connection:
+    """One more connection of this process, for one thread. Raises sqlite3.Error."""
+    uri = f"{Path(os.path.realpath(path)).as_uri()}?vfs=unix-excl"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)
+    connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
+    connection.execute(f"PRAGMA wal_autocheckpoint={_LONGEST_LOG}")
+    return connection
 
 
 def _lock(path: Path) -> int:
@@ -168,9 +180,7 @@ def _inspect(path: Path) -> bool:
     return False
 
 
-def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability, *, is_new: bool) -> bytes:
-    for pragma in _BEFORE_ALL:
-        connection.execute(pragma)
+def _set_up(connection: sqlite3.Connection, path: Path, *, is_new: bool) -> bytes:
     if is_new:
         _create(connection)
     else:
@@ -179,7 +189,6 @@ def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability, 
             raise Unusable(_damaged(path, found))
         connection.executescript(_ADDED + _REPLACED)
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
     return bytes(connection.execute("SELECT value FROM meta WHERE name='owner_key'").fetchone()[0])
 
 

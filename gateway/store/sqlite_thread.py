@@ -22,6 +22,7 @@ from gateway.store.encoding import encode_entry
 from gateway.store.job_thread import JobThread
 from gateway.store.port import Durability
 from gateway.store.rules import State
+from gateway.store.sqlite_checkpoints import Checkpoints
 from gateway.store.sqlite_file import StoreFile, open_file
 from gateway.store.sqlite_rows import Write
 from gateway.store.tail import Tail
@@ -50,6 +51,7 @@ class SqliteThread:
         self._settle = settle
         self._thread: JobThread
         self._file: StoreFile
+        self._checkpoints: Checkpoints
         self._queue: list[tuple[Held, Rule[Any], asyncio.Future[Any]]] = []
         self._committing = False
         self._open = False
@@ -62,6 +64,9 @@ class SqliteThread:
         except BaseException:
             self._thread.end()
             raise
+        self._checkpoints = Checkpoints(
+            path, durability, lambda told, job: self._thread.tell(told, job, self._file.connection)
+        )
         self._open = True
         return self._file.owner_key
 
@@ -73,6 +78,7 @@ class SqliteThread:
         self._open = False
         with suppress(StoreUnavailable):
             await last
+        await self._checkpoints.close()
         try:
             await self._thread.do(self._file.close)
         finally:
@@ -142,6 +148,7 @@ class SqliteThread:
     ) -> None:
         """Make it true and tell the callers, or tell them that it failed; then go on with what has gathered."""
         if failure is None:
+            self._checkpoints.written()
             for held, after in states.items():
                 self._settle(held, after)
         for done, answer in answers:

@@ -4,7 +4,9 @@ import asyncio
 import os
 import sqlite3
 import stat
+import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,11 @@ from given import BEGAN, Opener, a_record, an_event, completed, ended, events, g
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.response import Body, Change
+from gateway.store.job_thread import Told
 from gateway.store.port import Closed, End, Lease, Page, Query, Unusable
 from gateway.store.sqlite import SqliteStore
+from gateway.store.sqlite_checkpoints import Checkpoints
+from gateway.store.sqlite_file import open_file
 
 FOREVER_S = 10.0**9
 
@@ -95,6 +100,57 @@ async def test_nothing_is_readable_before_it_is_committed(store: SqliteStore) ->
     assert (await appending, await ending) == (1, True)
     assert (await waiting).frames == tuple(numbered(2, 3))
     await creating
+
+
+async def test_the_log_of_writes_begins_anew_while_writes_go_on(opened: Opener, path: Path) -> None:
+    store, wal = await opened(), Path(f"{path}-wal")
+    await logged(store, last=0)
+    begun = checkpoints_of(wal)
+    await store.append("key", [an_event(1, b"x" * 6_000_000)], tail=0, epoch=1)
+    long, tail = size_of(wal), 1
+    async with asyncio.timeout(60):
+        while checkpoints_of(wal) == begun:
+            tail += await store.append("key", [an_event(tail + 1, b"y")], tail=tail, epoch=1)
+            await asyncio.sleep(0.01)
+    # SQLite by itself would have begun anew only when the log is several times as long.
+    assert size_of(wal) < 2 * long
+    assert (await there(await opened(), after=1))[0] == [(number, b"y") for number in range(2, tail + 1)]
+
+
+async def test_the_writer_copies_what_is_left_of_a_long_log(path: Path) -> None:
+    file, wal = open_file(path, "process"), Path(f"{path}-wal")
+    asked: asyncio.Queue[tuple[Told, Callable[[sqlite3.Connection], int]]] = asyncio.Queue()
+    checkpoints = Checkpoints(path, "process", lambda told, job: asked.put_nowait((told, job)))
+
+    def write(name: str, size: int) -> None:
+        file.connection.execute("INSERT INTO meta VALUES(?, zeroblob(?))", (name, size))
+
+    write("long", 6_000_000)
+    checkpoints.written()
+    async with asyncio.timeout(60):
+        told, job = await asked.get()
+    write("meanwhile", 1)
+    begun = checkpoints_of(wal)
+    write("behind it", 1)
+    assert checkpoints_of(wal) == begun
+    told(job(file.connection), None)
+    write("anew", 1)
+    assert checkpoints_of(wal) == begun + 1
+    checkpoints.written()
+    await checkpoints.close()
+    assert asked.empty()
+    file.close()
+
+
+def size_of(file: Path) -> int:
+    """Its bytes."""
+    return file.stat().st_size
+
+
+def checkpoints_of(wal: Path) -> int:
+    """How often this log has begun anew. Source: "The Write-Ahead Log" in "Database File Format" of SQLite."""
+    (sequence,) = struct.unpack_from(">I", wal.read_bytes()[:32], 12)
+    return int(sequence)
 
 
 async def test_a_full_disk_changes_nothing_and_when_there_is_room_it_goes_on(opened: Opener, path: Path) -> None:
