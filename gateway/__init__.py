@@ -18,6 +18,7 @@ share a store, any of them does so for one that has died: between them stand the
 Floors, from the ground up; a module imports from its own floor or below, never above (a test holds it):
 
     config     every setting in one typed class; anyone may read it
+    child      processes of ours that work for one another, and the line between them
     domain     what the Responses API is, as values and pure functions: frames, events, the life-cycle fold, facts
     telemetry  facts in; metrics, spans and log lines out
     store      the log: one port, its promises, and `follow`, the one way to read
@@ -55,6 +56,7 @@ Words, one meaning each:
     continuation token  `resp_...~N`: an id and a position
     ticket              stands for a credential in a URL: for one response, for reading, for a while
     fact                something that happened, in the past tense; all telemetry is made of them
+    exporter            the process that builds spans and sends them to the collector
     due, owed           an end that telemetry has still to tell; how many; the outbox sends and settles them
     generation          the span that is a response's whole life; promoted: exported though it was not sampled
     stuck, recovered    it should have moved and did not, for a reason; it moved again

@@ -123,6 +123,7 @@ class Gateway:
         context, settings = self.context, self.settings
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         async with AsyncExitStack() as parts:
+            await self.tracing.open()
             parts.push_async_callback(self.tracing.close, _TELEMETRY_S)
             await self.store.open()
             parts.push_async_callback(self.store.close)

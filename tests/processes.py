@@ -29,6 +29,10 @@ class Process:
         self._clients: list[AsyncOpenAI] = []
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 

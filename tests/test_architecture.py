@@ -17,6 +17,7 @@ FLOOR_OF = {
     "config_store": "config",
     "config_types": "config",
     "config_writing": "config",
+    "child": "config",
     "": "config",
     "simulator": "simulator",
 }
@@ -128,7 +129,8 @@ def users_of(*names: str) -> set[str]:
 
 def test_tasks_are_started_by_the_tracker_alone_and_where_a_server_is_listened_to() -> None:
     started = users_of("create_task", "ensure_future", "TaskGroup")
-    assert {name for name in started if floor_of(name) != "top"} <= {"relay.tracker", "store.redis_link"}
+    elsewhere = {"store.redis_link", "telemetry.exporter", "telemetry.exporter_process"}
+    assert {name for name in started if floor_of(name) != "top"} <= {"relay.tracker", *elsewhere}
 
 
 def test_the_environment_is_read_by_the_settings_alone() -> None:

@@ -82,6 +82,7 @@ async def test_what_the_collector_took_is_counted(parts: AsyncExitStack) -> None
     told, receiver = Told(), Receiver()
     parts.push_async_callback(receiver.close)
     tracing = tracing_with(told, {"OTEL_EXPORTER_OTLP_ENDPOINT": await receiver.start()})
+    await tracing.open()
     await tell(tracing, a_life())
     await tracing.close(GRACE_S)
     assert (told.exported, told.dropped, tracing.failing) == (QUEUED_OF_A_LIFE + DUE_OF_A_LIFE, {}, False)
@@ -93,6 +94,7 @@ async def test_a_collector_that_is_not_there_costs_nothing_and_raises_nothing(mo
         taken.bind(("127.0.0.1", 0))
         told = Told()
         tracing = tracing_with(told, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{taken.getsockname()[1]}"})
+        await tracing.open()
         await tell(tracing, a_life())
         await tracing.close(GRACE_S)
     assert (told.exported, told.dropped, tracing.failing) == (0, {"export_failed": QUEUED_OF_A_LIFE}, True)
@@ -110,6 +112,7 @@ async def test_a_collector_that_refuses_is_counted(parts: AsyncExitStack) -> Non
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     told = Told()
     tracing = tracing_with(told, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{runner.addresses[0][1]}"})
+    await tracing.open()
     await tell(tracing, a_life())
     await tracing.close(GRACE_S)
     assert told.dropped == {"export_failed": QUEUED_OF_A_LIFE}
@@ -208,6 +211,7 @@ async def test_a_tree_shows_what_hangs_in_the_air_at_the_top(parts: AsyncExitSta
     receiver = Receiver()
     parts.push_async_callback(receiver.close)
     tracing = Tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": await receiver.start()})
+    await tracing.open()
     trace = replace(TRACE, remote_span_id=0xDEF)
     await tell(
         tracing, [facts.Created(T + 1, a_response(trace=trace)), facts.BecameStuck(T + 2, a_response(trace=trace))]

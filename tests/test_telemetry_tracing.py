@@ -39,6 +39,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 async def test_one_life_is_one_trace_with_the_stored_ids_and_times(receiver: Receiver) -> None:
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": await receiver.start()}
     tracing = Tracing(environ, version="1.2.3", upstream="https://api.example.com/v1")
+    await tracing.open()
     await tell(tracing, a_life())
     await tracing.close(GRACE_S)
 

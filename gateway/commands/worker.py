@@ -4,10 +4,9 @@ First its settings come over the line: what was typed or set is read once, by th
 list of processes.
 """
 
-import pickle
-import socket
 import sys
 
+from gateway import child
 from gateway.commands import serve
 from gateway.commands.terminal import Failed, complain
 from gateway.commands.told import Line
@@ -16,9 +15,8 @@ from gateway.config import Settings
 
 def main() -> int:
     """Serve until told to stop; the exit status."""
-    line = Line(int(sys.argv[1]), socket.socket(fileno=0))
-    size = int.from_bytes(line.end.recv(4, socket.MSG_WAITALL))
-    settings: Settings = pickle.loads(line.end.recv(size, socket.MSG_WAITALL))
+    line = Line(int(sys.argv[1]), child.own_end())
+    settings: Settings = child.heard_first(line.end)
     try:
         return serve.serve(settings, line)
     except Failed as error:

@@ -7,13 +7,12 @@ after too many ends in a row. Called by `serve`.
 """
 
 import asyncio
-import pickle
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gateway import child
 from gateway.commands.told import LISTENING, SIGNALS
 from gateway.config import Address, Settings
 from gateway.telemetry.logs import Logs
@@ -48,14 +47,8 @@ class Worker:
     @classmethod
     async def start(cls, number: int, settings: Settings) -> "Worker":
         """Start it; it does not listen yet."""
-        here, there = socket.socketpair()
-        with there:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "gateway.commands.worker", str(number)), stdin=there.fileno()
-            )
-        heard, line = await asyncio.open_connection(sock=here)
-        whole = pickle.dumps(settings)
-        line.write(len(whole).to_bytes(4) + whole)
+        process, heard, line = await child.start("gateway.commands.worker", str(number))
+        line.write(child.packed(settings))
         return cls(process, heard, line)
 
     async def listens(self) -> bool:

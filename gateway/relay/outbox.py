@@ -48,6 +48,7 @@ class Outbox:
         self._size, self._after, self._failures = self._batch, -1, 0
         self._answering: dict[str, float] = {}
         self._told: dict[str, bool] = {}
+        self._under_way: tuple[list[Due], asyncio.Future[bool]] | None = None
         self._closing = False
 
     def observe(self, fact: Fact) -> None:
@@ -122,25 +123,33 @@ class Outbox:
         return max(self.owed - len(self._answering), 0)
 
     async def _round(self, *, again: bool = False) -> bool:
-        """One batch; False: neither store nor collector may be asked again at once."""
+        """One batch; False: neither store nor collector may be asked again at once.
+
+        What is under way when a round is cancelled, or the store fails, is the next one's: it is not sent twice.
+        """
         try:
-            found = await self._store.due(after=self._after, limit=self._size)
-            ends = [await self._decided(due) for due in found if again or not self._waits(due)]
-            if not found:
-                # Either there is nothing, or the rest is what was passed by: from the start again.
-                self.owed = self.owed if self._after >= 0 else 0
-                self._after = -1
-                return True
-            if not ends:
-                self._after = found[-1].number
-                return True
-            if await self._tracing.send([await self._whole(due) for due in ends], again=again):
+            if self._under_way is None:
+                found = await self._store.due(after=self._after, limit=self._size)
+                ends = [await self._decided(due) for due in found if again or not self._waits(due)]
+                if not found:
+                    # Either there is nothing, or the rest is what was passed by: from the start again.
+                    self.owed = self.owed if self._after >= 0 else 0
+                    self._after = -1
+                    return True
+                if not ends:
+                    self._after = found[-1].number
+                    return True
+                self._under_way = ends, self._tracing.send([await self._whole(due) for due in ends], again=again)
+            ends, answer = self._under_way
+            if await asyncio.shield(answer):
                 await self._store.settle([due.number for due in ends])
+                self._under_way = None
                 self.owed = max(self.owed - len(ends), 0)
                 for due in ends:
                     self._told.pop(due.response.key, None)
                 self._size, self._failures = min(self._size * 2, self._batch), 0
                 return True
+            self._under_way = None
             if self._size == 1:
                 self._after = ends[-1].number
             self._size = max(self._size // 2, 1)

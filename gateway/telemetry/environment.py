@@ -9,7 +9,7 @@ Source: OpenTelemetry's "Environment Variable Specification".
 import importlib
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 from urllib.parse import unquote
 
 from opentelemetry.sdk.resources import Resource
@@ -55,10 +55,9 @@ def endpoint(environ: Mapping[str, str]) -> str | None:
 
 
 def otlp_exporter(environ: Mapping[str, str], endpoint: str) -> SpanExporter:
-    """The exporter to an endpoint: the vendor's, but for what makes spans into a message."""
+    """The vendor's exporter to an endpoint."""
     # Imported only where they are used: gRPC alone takes a tenth of a second to load.
-    vendor: Any = importlib.import_module(_EXPORTERS[_protocol(environ)])
-    vendor.encode_spans = importlib.import_module("gateway.telemetry.otlp").encode_spans
+    vendor = importlib.import_module(_EXPORTERS[_protocol(environ)])
     return cast(SpanExporter, vendor.OTLPSpanExporter(endpoint=endpoint))
 
 

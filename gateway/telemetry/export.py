@@ -1,7 +1,8 @@
 """Finished spans on their way out, which traffic never waits for.
 
 There are two ways. `SpanQueue` is for what is told as it happens: what does not fit, or what the collector does not
-take, is dropped and counted. `Sender` is for what is kept until it is told: a batch at a time, and an answer.
+take, is dropped and counted. `Sender` is for what is kept until it is told: a batch at a time, and an answer. `Exports`
+is both; where they are to a collector, they are in a process of their own (`exporter_process`).
 
 Rule: nothing here blocks the loop, and nothing raises because of a collector. Used by `tracing.py` alone.
 """
@@ -11,15 +12,114 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import cast
+from typing import Protocol, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-from gateway.telemetry.environment import whole_number
+from gateway.telemetry.environment import otlp_exporter, whole_number
+from gateway.telemetry.generation import End, finished_by
+from gateway.telemetry.readable import Builder
+from gateway.telemetry.span import Finished
+from gateway.telemetry.trust import Trust
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What spans are built with, and where they go: `environ` has the OTEL_* variables, `upstream` is its base URL.
+
+    `exporter` makes one, in place of OTLP to `endpoint`.
+    """
+
+    environ: Mapping[str, str]
+    version: str
+    upstream: str | None
+    trust: Trust
+    endpoint: str = ""
+    exporter: Callable[[], SpanExporter] | None = None
+
+    def make(self) -> SpanExporter:
+        """An exporter."""
+        return otlp_exporter(self.environ, self.endpoint) if self.exporter is None else self.exporter()
+
+
+class Exports(Protocol):
+    """Where finished spans go."""
+
+    @property
+    def failing(self) -> bool:
+        """The collector did not take the last batch."""
+
+    async def open(self) -> None:
+        """Begin. What is put before is kept."""
+
+    def put(self, finished: Finished) -> None:
+        """Queue a span, or drop it where there is no room."""
+
+    def send(self, ends: Sequence[End], again: bool) -> "asyncio.Future[bool]":
+        """Export what ends finish; whether the collector took it. `again`: with what was told before the end, too."""
+
+    async def flush(self, timeout_s: float) -> None:
+        """Export what is queued, for at most `timeout_s`; what is left is dropped and counted. Ends may follow."""
+
+    async def close(self, timeout_s: float) -> None:
+        """The same, and no more ends are sent."""
+
+
+class ExportsHere:
+    """Exports from this process: two exporters, as none may export twice at a time.
+
+    `on_exported` and `on_dropped` are told of what was put, `on_sent` of what was sent: how many spans, by any thread.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        on_exported: Callable[[int], None],
+        on_dropped: Callable[[str, int], None],
+        on_sent: Callable[[int], None],
+    ) -> None:
+        self._builder = Builder(
+            options.environ,
+            RandomIdGenerator(),
+            version=options.version,
+            upstream=options.upstream,
+            trust=options.trust,
+        )
+        self._queue = SpanQueue(options.make(), options.environ, on_exported, on_dropped)
+        self._sender = Sender(options.make(), on_sent)
+
+    @property
+    def failing(self) -> bool:
+        """See `Exports`."""
+        return self._queue.failing or self._sender.failing
+
+    async def open(self) -> None:
+        """See `Exports`."""
+
+    def put(self, finished: Finished) -> None:
+        """See `Exports`."""
+        self._queue.put(self._builder.build(finished), child=finished.span.place == "child")
+
+    def send(self, ends: Sequence[End], again: bool) -> "asyncio.Future[bool]":
+        """See `Exports`."""
+        return self._sender.send(
+            lambda: [self._builder.build(finished) for end in ends for finished in finished_by(end, again=again)]
+        )
+
+    async def flush(self, timeout_s: float) -> None:
+        """See `Exports`."""
+        await self._queue.close(timeout_s)
+
+    async def close(self, timeout_s: float) -> None:
+        """See `Exports`."""
+        await self.flush(timeout_s)
+        self._sender.close()
 
 
 class SpanQueue:
@@ -113,28 +213,30 @@ class Sender:
     def __init__(self, exporter: SpanExporter, on_exported: Callable[[int], None]) -> None:
         self._exporter, self._on_exported = exporter, on_exported
         self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._under_way: asyncio.Future[bool] | None = None
         # A daemon: the process need not wait for a collector that does not answer.
         threading.Thread(target=self._work, name="spans-send", daemon=True).start()
         self.failing = self._closed = False
 
-    async def send(self, build: Callable[[], Sequence[ReadableSpan]]) -> bool:
-        """Build spans and export them, both in the thread, which goes on where this is cancelled."""
+    def send(self, build: Callable[[], Sequence[ReadableSpan]]) -> "asyncio.Future[bool]":
+        """Build spans and export them, both in the thread."""
         loop = asyncio.get_running_loop()
-        if self._under_way is not None:
-            await asyncio.wait([self._under_way])
-        if self._closed:
-            return False
-        done = self._under_way = loop.create_future()
+        answer: asyncio.Future[bool] = loop.create_future()
+
+        def told(taken: bool) -> None:
+            self.failing = not taken
+            if not answer.done():
+                answer.set_result(taken)
 
         def order() -> None:
             taken = self._export(build)
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                loop.call_soon_threadsafe(done.set_result, taken)
+                loop.call_soon_threadsafe(told, taken)
 
-        self._orders.put(order)
-        self.failing = not await asyncio.shield(done)
-        return not self.failing
+        if self._closed:
+            told(False)
+        else:
+            self._orders.put(order)
+        return answer
 
     def close(self) -> None:
         """No batch follows: one that is between two attempts is given up."""

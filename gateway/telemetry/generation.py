@@ -12,7 +12,7 @@ from gateway.domain.content import answered
 from gateway.domain.mode import Mode
 from gateway.domain.response import Caller, Ending, Response, Status, Trace
 from gateway.telemetry import names
-from gateway.telemetry.span import Span, Value
+from gateway.telemetry.span import Finished, Span, Value
 
 _GIVEN_UP = frozenset({Ending.UPSTREAM_LOST, Ending.LOST, Ending.ABANDONED})
 _INCOMPLETE_REASONS = {"max_output_tokens": "length"}
@@ -52,6 +52,16 @@ def ended(told: End, *, again: bool = False) -> Sequence[Span]:
         # Nothing has told of the create yet.
         return create(response, end, None, error), generation
     return (*(begun(response) if again else ()), *_last_phase(response, end), generation)
+
+
+def finished_by(told: End, *, again: bool = False) -> Sequence[Finished]:
+    """The same for who exports them: of an unsampled response all but the create, with why it is exported at all."""
+    response = told.response
+    trace, spans = response.trace, ended(told, again=again)
+    if trace.sampled:
+        return [Finished(trace, span) for span in spans]
+    reason = promoted(response) or ("late" if told.late else None)
+    return [Finished(trace, span, reason) for span in spans if span.place != "create"]
 
 
 def begun(response: Response) -> Sequence[Span]:

@@ -19,7 +19,7 @@ from gateway.domain.content import shortened
 from gateway.domain.response import Caller, Trace
 from gateway.telemetry import names
 from gateway.telemetry.environment import limit, resource
-from gateway.telemetry.span import Span
+from gateway.telemetry.span import Finished, Span
 from gateway.telemetry.trust import Trust
 
 _ATTRIBUTES: Final = 128
@@ -49,8 +49,9 @@ class Builder:
         self._links = limit(environ, "LINK_COUNT", _LINKS)
         self._origin, self._server = server(upstream)
 
-    def build(self, trace: Trace, span: Span, *, promoted: str | None = None) -> ReadableSpan:
-        """A span of a response's trace, or of its caller's. `promoted`: why, of a response that is not sampled."""
+    def build(self, finished: Finished) -> ReadableSpan:
+        """A span of a response's trace, or of its caller's."""
+        trace, span, promoted = finished
         context, parent = self._place(trace, span, promoted=promoted is not None)
         attributes: dict[str, Any] = {
             **span.attributes,

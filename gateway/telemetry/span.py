@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from gateway.domain.response import Caller
+from gateway.domain.response import Caller, Trace
 
 Place = Literal["create", "generation", "child", "caller"]
 """The create's server span and the generation have ids of their own in the record; a child hangs under the latter, and
@@ -32,3 +32,11 @@ class Span:
     links: tuple[Caller, ...] = ()
     caller: Caller | None = None
     once: bool = False
+
+
+class Finished(NamedTuple):
+    """A finished span of a response. `promoted`: why it is exported though the response is not sampled."""
+
+    trace: Trace
+    span: Span
+    promoted: str | None = None

@@ -10,6 +10,9 @@ whole life, exported at its end) -> attempts, status phases, readers, re-attache
 stuck. A poll or a resume whose client records a span of its own stands in that client's trace, and links to the
 generation.
 
+Spans are built and sent where they are exported: in a process of its own (`exporter_process`), for requests would wait
+for an interpreter that builds them.
+
 What an end finishes does not go through the queue, which drops: the store keeps the end (`due` says of which), and the
 relay's outbox gives it to `send` until the collector has taken it. Only what no store keeps, the responses of a
 WebSocket, is queued with the rest.
@@ -18,12 +21,12 @@ Rule: with its siblings the only importer of OpenTelemetry. What is exported, an
 OTEL_* variables; without an endpoint nothing is. Nothing here blocks, and nothing raises because of a collector.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
@@ -39,13 +42,13 @@ from opentelemetry.trace import (
 from gateway.domain import facts
 from gateway.domain.response import Caller, Response, Trace
 from gateway.telemetry import names
-from gateway.telemetry.environment import endpoint, otlp_exporter, sampler, whole_number
-from gateway.telemetry.export import Sender, SpanQueue
-from gateway.telemetry.generation import End, ended, promoted
-from gateway.telemetry.readable import Builder
+from gateway.telemetry.environment import endpoint, sampler, whole_number
+from gateway.telemetry.export import Exports, ExportsHere, Options
+from gateway.telemetry.exporter_process import ExporterProcess
+from gateway.telemetry.generation import End, finished_by, promoted
+from gateway.telemetry.span import Finished
 from gateway.telemetry.spans import spans_of
 from gateway.telemetry.trust import Budget, Trust, read_caller
-from gateway.telemetry.unhurried import unhurried
 
 _SENT_AT_ONCE: Final = 128
 
@@ -74,12 +77,13 @@ class Tracing:
     ) -> None:
         self._ids, self._sampler, self._trust = RandomIdGenerator(), sampler(environ), trust
         self._creates, self._requests = Budget(believed_per_s, clock), Budget(believed_per_s, clock)
-        self._builder = Builder(environ, self._ids, version=version, upstream=upstream, trust=trust)
-        self.endpoint = to = endpoint(environ)
-        if exporter is None and to is not None:
-            exporter = lambda: otlp_exporter(environ, to)  # noqa: E731  # two, as none may export twice at a time
-        self._queue = None if exporter is None else SpanQueue(exporter(), environ, on_exported, on_dropped)
-        self._sender = None if exporter is None else Sender(exporter(), on_exported)
+        self.endpoint = endpoint(environ)
+        self._exports: Exports | None = None
+        options = Options(environ, version, upstream, trust, self.endpoint or "", exporter)
+        if exporter is not None:
+            self._exports = ExportsHere(options, on_exported, on_dropped, on_exported)
+        elif self.endpoint is not None:
+            self._exports = ExporterProcess(options, on_exported, on_dropped)
         self.on_dropped = on_dropped
         self.batch = min(whole_number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", _SENT_AT_ONCE), _SENT_AT_ONCE)
         """How many ends `send` should get at once, at the most."""
@@ -89,12 +93,17 @@ class Tracing:
     @property
     def exporting(self) -> bool:
         """Whether spans go anywhere."""
-        return self._queue is not None
+        return self._exports is not None
 
     @property
     def failing(self) -> bool:
         """The collector did not take the last batch."""
-        return any(way is not None and way.failing for way in (self._queue, self._sender))
+        return self._exports is not None and self._exports.failing
+
+    async def open(self) -> None:
+        """Begin to export. What is finished before is kept."""
+        if self._exports is not None:
+            await self._exports.open()
 
     def draw(
         self,
@@ -164,17 +173,17 @@ class Tracing:
 
         Of an unsampled response nothing is, but what its clients ask for with a sampled span of their own.
         """
-        if self._queue is None or not isinstance(fact, facts.ResponseFact | facts.RequestServed):
+        if self._exports is None or not isinstance(fact, facts.ResponseFact | facts.RequestServed):
             return
         if fact.response is None:
             return
         if isinstance(fact, facts.Ended) and not fact.response.mode.kept and self.due(fact.response, fact.late):
-            for built in self._of([End(fact.response)], again=False):
-                self._queue.put(built, child=False)
+            for finished in finished_by(End(fact.response)):
+                self._exports.put(finished)
         trace = fact.response.trace
         if trace.sampled or isinstance(fact, facts.RequestServed):
             for span in spans_of(fact):
-                self._queue.put(self._builder.build(trace, span), child=span.place == "child")
+                self._exports.put(Finished(trace, span))
 
     def due(self, response: Response, late: bool) -> bool:
         """Whether the end of this response is to be exported: a sampled one's, or one that is worth a look.
@@ -184,30 +193,23 @@ class Tracing:
         """
         return self.exporting and (response.trace.sampled or late or promoted(response) is not None)
 
-    async def send(self, ends: Sequence[End], *, again: bool = False) -> bool:
-        """Export what ends finish; whether the collector took it. At most `batch` of them.
+    def send(self, ends: Sequence[End], *, again: bool = False) -> "asyncio.Future[bool]":
+        """Export what ends finish; whether the collector took it. At most `batch` of them, one call at a time.
 
         `again`: with what was told before the end, too.
         """
-        return self._sender is not None and await self._sender.send(lambda: self._of(ends, again=again))
-
-    def _of(self, ends: Sequence[End], *, again: bool) -> Sequence[ReadableSpan]:
-        built = []
-        for end in unhurried(ends):
-            response = end.response
-            reason = None if response.trace.sampled else promoted(response) or ("late" if end.late else None)
-            for span in ended(end, again=again):
-                if response.trace.sampled or span.place != "create":
-                    built.append(self._builder.build(response.trace, span, promoted=reason))
-        return built
+        if self._exports is not None:
+            return self._exports.send(ends, again)
+        nothing = asyncio.get_running_loop().create_future()
+        nothing.set_result(False)
+        return nothing
 
     async def flush(self, timeout_s: float) -> None:
         """Export what is queued, for at most `timeout_s`; what is left is dropped and counted. Ends may follow."""
-        if self._queue is not None:
-            await self._queue.close(timeout_s)
+        if self._exports is not None:
+            await self._exports.flush(timeout_s)
 
     async def close(self, timeout_s: float) -> None:
         """The same, and no more ends are sent."""
-        await self.flush(timeout_s)
-        if self._sender is not None:
-            self._sender.close()
+        if self._exports is not None:
+            await self._exports.close(timeout_s)
