@@ -3,7 +3,8 @@
 Theory of operation. A process lives for as long as it says so (`beat`). What no living process holds is an orphan: its
 holder was killed, or cut off for too long, or has let go of it; or it is what this process's predecessor left. So a
 restart and a takeover are one thing: whoever claims an orphan takes it up where its record and its log end. One that
-waits for its owner goes to whoever hears from the owner, whoever holds it.
+waits for its owner goes to whoever hears from the owner, whoever holds it. There may be thousands: they are claimed
+some at a time, and in between this process says that it lives, or others would take what it has just claimed.
 
 What this process holds no more, because it was away for too long or because another has ended it, it learns with its
 next heartbeat, or earlier by a write that is refused; then it lets go. Nothing that it still believes gets written: its
@@ -20,8 +21,8 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from gateway.config import Settings
 from gateway.domain.errors import StoreUnavailable
@@ -37,6 +38,7 @@ from gateway.relay.poller import Poller
 from gateway.store.port import Store
 from gateway.telemetry.observers import Telemetry
 
+T = TypeVar("T")
 _AT_ONCE = 50
 _LOOK_BACK = 6  # every so many leases: what no failure told of
 _BEATS = 10  # in the time of a lease: one that is late, or lost on its way, ends none
@@ -78,7 +80,8 @@ class Leases:
         self._clock = clock
         self._hands = hands
         self._beat_s = settings.lease_s / _BEATS
-        self._leaving, self._adopts_at, self._looks_back_at = False, 0.0, 0.0
+        self._leaving, self._adopts_at, self._looks_back_at, self._beats_at = False, 0.0, 0.0, 0.0
+        self._news: set[str] = set()
         self.unsure = False
         """What the store has may be other than what this process thinks."""
         self.processes = 1
@@ -103,6 +106,7 @@ class Leases:
             await asyncio.sleep(self._beat_s)
             try:
                 await self._beat()
+                await self._look_again()
                 if not self._leaving and time.monotonic() >= self._adopts_at:
                     await self._adopt()
             except StoreUnavailable as error:
@@ -161,8 +165,7 @@ class Leases:
             return False
         self._leaving = True
         going_on = [live for live in self._hands.live.values() if died_with_the_process(live.response, 0.0) is None]
-        for start in range(0, len(going_on), _AT_ONCE):
-            await asyncio.gather(*map(self._hand_over, going_on[start : start + _AT_ONCE]))
+        await self._each(going_on, self._hand_over)
         return True
 
     async def _hand_over(self, live: Live) -> None:
@@ -184,13 +187,28 @@ class Leases:
 
     async def _beat(self) -> None:
         pulse = await self._store.renew(self._settings.lease_s)
+        self._beats_at = time.monotonic() + self._beat_s
+        self._news |= self._hands.live.keys() & pulse.news
         self.processes = pulse.processes
         self._poller.shared_by(pulse.processes)
         if self.away:
             self._adopts_at = time.monotonic() + self._settings.lease_s
-        news = tuple(self._hands.live) if self.unsure else pulse.news
-        for start in range(0, len(news), _AT_ONCE):
-            await asyncio.gather(*map(self._look, news[start : start + _AT_ONCE]))
+
+    async def _live_on(self) -> None:
+        """Beat, if it is time: in the midst of long work."""
+        if time.monotonic() >= self._beats_at:
+            await self._beat()
+
+    async def _each(self, all_of_them: Collection[T], work: Callable[[T], Coroutine[Any, Any, object]]) -> None:
+        """Do something with each, some at a time."""
+        ordered = list(all_of_them)
+        for start in range(0, len(ordered), _AT_ONCE):
+            await asyncio.gather(*map(work, ordered[start : start + _AT_ONCE]))
+            await self._live_on()
+
+    async def _look_again(self) -> None:
+        news, self._news = (tuple(self._hands.live) if self.unsure else self._news), set()
+        await self._each(news, self._look)
 
     async def _look(self, key: str) -> None:
         """Perhaps another process has taken it, or ended it."""
@@ -212,19 +230,26 @@ class Leases:
             self._looks_back_at = now + _LOOK_BACK * self._settings.lease_s
             in_hand = {*self._hands.live, *self._hands.attempts.recording}
         try:
-            await self._claim_all([one async for one in self._store.orphans(in_hand)])
+            found = []
+            async for one in self._store.orphans(in_hand):
+                found.append(one)
+                await self._live_on()
+            await self._claim_all(found)
         except StoreUnavailable:
             self.unsure = self.unsure or unsure
             raise
 
-    async def _claim_all(self, found: Sequence[Response]) -> None:
+    async def _claim_all(self, found: Collection[Response]) -> None:
         orphans = [one for one in found if one.key not in self._hands.live]
-        self.orphans = len(orphans)
         random.shuffle(orphans)  # each process another part of them first
         spread_s = len(orphans) / self._settings.poll_budget_per_s
-        for start in range(0, len(orphans), _AT_ONCE):
-            some = orphans[start : start + _AT_ONCE]
-            await asyncio.gather(*(self.claim(one, None, spread_s=spread_s) for one in some))
+        self.orphans = len(orphans)
+
+        async def claim(one: Response) -> None:
+            await self.claim(one, None, spread_s=spread_s)
+            self.orphans -= 1
+
+        await self._each(orphans, claim)
 
     def _let_go(self, live: Live, how: str) -> None:
         self._hands.let_go(live)
