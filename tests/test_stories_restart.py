@@ -1,6 +1,7 @@
 """A restart loses nothing acknowledged: stories with a real process, killed or told to stop."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 from cutting import Cutting, cutting
 from openai import AsyncOpenAI
 from processes import Process, eventually, serve
-from running import PATIENCE_S, Upstream
-from stories import STILL, all_of, ask, fetch, job, numbers, some, types, until, until_error
+from running import PATIENCE_S, Running, Upstream
+from stories import STILL, all_of, ask, fetch, job, live, numbers, some, types, until, until_error
+
+from gateway.domain.facts import UpstreamPolled
 
 Serve = Callable[..., Awaitable[Process]]
 Simulate = Callable[..., Awaitable[Upstream]]
+LONG_S = 3600.0
 
 
 @pytest.fixture
@@ -89,6 +93,21 @@ async def test_until_its_owner_comes_back_a_response_waits_and_says_so(simulate:
     await second.client().responses.retrieve(created.id)
     assert (await story_of(second, created.id))["waits_for_owner"] is False
     assert (await terminal(second.client(), created.id)).status == "completed"
+
+
+async def test_the_pauses_between_polls_go_on_where_they_were(
+    simulate: Simulate, gateway_for: Callable[..., Awaitable[Running]], tmp_path: Path
+) -> None:
+    upstream = await simulate(**STILL)
+    settings = {"store": f"sqlite:///{tmp_path}/responses.db", "poll_schedule_s": (0.05, 0.05, 0.05, LONG_S)}
+    first = await gateway_for(upstream.url, upstream_api_key="sk-gateway", **settings)
+    created = await first.client().responses.create(**ask(), background=True)
+    await until(lambda: len(first.facts.of(UpstreamPolled)) == 3)
+    await first.gateway.stop()
+
+    second = await gateway_for(upstream.url, upstream_api_key="sk-gateway", **settings)
+    await second.facts.wait_for(UpstreamPolled)
+    assert live(second, created.id).due - time.monotonic() > LONG_S / 2
 
 
 async def test_with_a_key_of_its_own_the_gateway_takes_responses_up_alone(simulate: Simulate, run: Serve) -> None:

@@ -30,8 +30,8 @@ class Live:
     and when its bytes came; `written_at`: when its changes were last written down by the clock (all loop time).
     `shown`: the status that a client's poll saw last.
     `connected`: a pump reads upstream for it just now. `heard_at`: when upstream last answered for it (unix seconds);
-    `reachable`: it did at the last try; `misses`: 404s in a row, since `missed_since` (loop time). `polls`: how often
-    upstream was asked; `failures`: for how many times in a row that failed.
+    `reachable`: it did at the last try; `misses`: 404s in a row, since `missed_since` (loop time). `failures`: how
+    many polls in a row have failed.
     `readers`: clients that wait for its answer or follow its log; `alone_since`: when the last one left (loop time);
     `asking`: how many of them made the create. `linger_s`: how long its client wants it to go on then; None: as the
     setting says. `holds`: clients that wait with `Prefer: wait`.
@@ -57,7 +57,6 @@ class Live:
     attempt: Attempt | None = None
     task: asyncio.Task[None] | None = None
     polling: asyncio.Task[Any] | None = None
-    polls: int = 0
     failures: int = 0
     due: float = 0.0
     missed_since: float | None = None

@@ -216,7 +216,6 @@ class Poller:
             polled = UpstreamPolled(at, live.response, outcome, status, took, lag, news=news, failures=live.failures)
             self._telemetry.emit([polled])
             live.failures = live.failures + 1 if outcome == "error" else 0
-            live.polls += 1
             self._schedule(live, max(self._interval(live), retry_after))
 
     async def _fetch(self, call: Call) -> tuple[int, Headers, bytes]:
@@ -265,7 +264,7 @@ class Poller:
 
     def _interval(self, live: Live) -> float:
         schedule = self._settings.poll_schedule_s
-        interval = schedule[min(live.polls, len(schedule) - 1)]
+        interval = schedule[min(live.response.counts.upstream_polls, len(schedule) - 1)]
         if live.holds:
             interval = min(interval, self._settings.poll_waiting_s)
         return interval * random.uniform(1 - self._settings.poll_jitter, 1 + self._settings.poll_jitter)
