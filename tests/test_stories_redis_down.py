@@ -126,7 +126,7 @@ async def test_a_poll_that_waits_at_another_replica_waits_on_while_redis_is_away
     a, b = await replicas(upstream)
     created = await a.client().responses.create(**ask(), background=True)
     waiting = asyncio.ensure_future(b.client().responses.retrieve(created.id, extra_headers={"Prefer": "wait=50"}))
-    await until(lambda: b.gateway.context.tracker.guests)
+    await until(lambda: any(guest.holds for guest in b.gateway.context.tracker.guests.values()))
     server.kill()
     await failed(b, "renew")
     await failed(b, "renew")
