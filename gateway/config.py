@@ -131,7 +131,7 @@ class Settings(BaseModel):
     """A background create without stream is held until its response ends, for so long at most; Prefer: wait wins."""
     # 3,000 responses at the schedule's last pause; with more, each is polled less often.
     poll_budget_per_s: Annotated[float, PlainValidator(reading.rate)] = 100.0
-    """Polls per second that one route may cause upstream."""
+    """Polls per second that one route may cause upstream, besides those that clients ask for."""
     # The whole budget even when upstream takes two seconds to answer.
     poll_concurrency: Count = 100
     """Polls in flight at the same time."""

@@ -8,5 +8,6 @@ the seed that repeats its choices; `tests/test_chaos.py` runs a little of it.
     readers.py  the clients: background streams read to the end, wherever that goes
     scene.py    all of it together, and what was counted
     storms.py   what happens to it
+    crowds.py   many responses that are polled when a gateway is killed: how often upstream is asked
     verdict.py  what has to be true in the end
 """

@@ -13,7 +13,7 @@ from typing import Any
 from cutting import cutting
 from redis_server import RedisServer, cluster
 
-from chaos import storms
+from chaos import crowds, storms
 from chaos.scene import scene
 from chaos.verdict import Figures, verdict
 
@@ -84,7 +84,7 @@ async def _slots_moved(folder: Path, seed: int) -> Figures:
             node.kill()
 
 
-STORMS: dict[str, Callable[[Path, int], Awaitable[Figures]]] = {
+STORMS: dict[str, Callable[[Path, int], Awaitable[Figures | crowds.Asked]]] = {
     "kills": _kills,
     "kills-default-lease": _kills_default,
     "pauses": _pauses,
@@ -92,6 +92,9 @@ STORMS: dict[str, Callable[[Path, int], Awaitable[Figures]]] = {
     "redis-killed": _redis_killed,
     "redis-out-of-reach": _out_of_reach,
     "slots-moved": _slots_moved,
+    "crowd-sqlite": crowds.on_sqlite,
+    "crowd-redis": crowds.on_redis,
+    "crowd-of-three": crowds.between_three,
 }
 
 

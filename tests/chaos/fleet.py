@@ -3,10 +3,13 @@
 import asyncio
 import random
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from processes import Process, serve
+from prometheus_client.parser import text_string_to_metric_families
+from stories import fetch
 
 KEY = "sk-gateway"
 
@@ -76,10 +79,17 @@ class Fleet:
     """Some replicas. `settings` are those of each."""
 
     def __init__(
-        self, upstream: str, store: str, environ: dict[str, str], chance: random.Random, settings: dict[str, Any]
+        self,
+        upstream: str,
+        store: str,
+        environ: dict[str, str],
+        chance: random.Random,
+        settings: dict[str, Any],
+        *,
+        count: int = 3,
     ) -> None:
         self._chance = chance
-        self.replicas = [Replica(upstream, store, environ, settings) for _ in range(3)]
+        self.replicas = [Replica(upstream, store, environ, settings) for _ in range(count)]
 
     async def start(self) -> None:
         await asyncio.gather(*(one.start() for one in self.replicas))
@@ -91,3 +101,13 @@ class Fleet:
         """One that a load balancer might choose."""
         some = [one for one in self.replicas if one.reachable and one is not but]
         return self._chance.choice(some or self.replicas)
+
+
+async def total(replicas: Iterable[Replica], name: str) -> int:
+    """A metric, over some replicas and all labels."""
+    found = 0.0
+    for replica in replicas:
+        text = (await fetch(f"{replica.process.ops_url}/metrics")).body.decode()
+        families = text_string_to_metric_families(text)
+        found += sum(sample.value for family in families for sample in family.samples if sample.name == name)
+    return int(found)

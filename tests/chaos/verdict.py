@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from prometheus_client.parser import text_string_to_metric_families
-from stories import all_of, fetch, numbers
+from stories import all_of, numbers
 
-from chaos.fleet import KEY
+from chaos.fleet import KEY, total
 from chaos.readers import Told
 from chaos.scene import Scene
 from gateway.telemetry import names
 from gateway.telemetry.receiver import Received
 
-_SETTLED_S = 60.0
+SETTLED_S = 60.0
 _AT_ONCE = 10
 
 
@@ -68,7 +67,7 @@ async def verdict(scene: Scene) -> Figures:
     )
     wrong["terminals told twice"] = sum(count > 1 for count in ended.values())
     wrong["terminals counted too often"] = max(
-        0, await _sum(scene, names.TERMINAL) - scene.upstream.asked("POST", "/responses")
+        0, await total(scene.fleet.replicas, names.TERMINAL) - scene.upstream.asked("POST", "/responses")
     )
     wrong["clean ends"] = scene.clients.errors["clean end without a terminal event"]
     return Figures(
@@ -95,21 +94,11 @@ async def _read_right(scene: Scene, told: Told, wrong: Counter[str]) -> None:
 
 async def _settled(scene: Scene) -> None:
     """Nothing lives any more, and all that was owed to the collector is sent."""
-    until = time.monotonic() + _SETTLED_S
+    until = time.monotonic() + SETTLED_S
     wanted = (names.LIVE, names.UNHELD, names.SPANS_DUE)
-    while any([await _sum(scene, name) for name in wanted]):
-        assert time.monotonic() < until, {name: await _sum(scene, name) for name in wanted}
+    while any([await total(scene.fleet.replicas, name) for name in wanted]):
+        assert time.monotonic() < until, {name: await total(scene.fleet.replicas, name) for name in wanted}
         await asyncio.sleep(0.2)
-
-
-async def _sum(scene: Scene, name: str) -> int:
-    """A metric, over all replicas and labels."""
-    total = 0.0
-    for replica in scene.fleet.replicas:
-        text = (await fetch(f"{replica.process.ops_url}/metrics")).body.decode()
-        families = text_string_to_metric_families(text)
-        total += sum(sample.value for family in families for sample in family.samples if sample.name == name)
-    return int(total)
 
 
 def _generations(scene: Scene) -> dict[str, list[Received]]:
