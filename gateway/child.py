@@ -1,15 +1,13 @@
 """A process that works for this one, and the line between the two, which the child has in place of its stdin.
 
-Nobody else has the line, and both ends are one program: so what goes over it is pickled, with its length before it. It
-is closed by the system when either end is gone, however that ended: a child is never left behind.
+Nobody else has the line, and both ends are one program. It is closed by the system when either end is gone, however
+that ended: a child is never left behind.
 """
 
 import asyncio
-import pickle
 import socket
 import sys
 from asyncio.subprocess import Process
-from typing import Any
 
 _SIZE_BYTES = 4
 
@@ -39,22 +37,19 @@ def own_end() -> socket.socket:
     return socket.socket(fileno=0)
 
 
-def packed(message: object) -> bytes:
-    """A message as it goes over the line."""
-    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return len(data).to_bytes(_SIZE_BYTES) + data
+def framed(message: bytes) -> bytes:
+    """A message as it goes over the line: with its length before it."""
+    return len(message).to_bytes(_SIZE_BYTES) + message
 
 
-async def heard(reader: asyncio.StreamReader) -> Any:
+async def heard(reader: asyncio.StreamReader) -> bytes:
     """The next message. Raises EOFError when the line is closed."""
     try:
-        size = int.from_bytes(await reader.readexactly(_SIZE_BYTES))
-        return pickle.loads(await reader.readexactly(size))
+        return await reader.readexactly(int.from_bytes(await reader.readexactly(_SIZE_BYTES)))
     except ConnectionError as error:
         raise EOFError from error
 
 
-def heard_first(end: socket.socket) -> Any:
-    """The first message, waited for by the whole process. Raises EOFError."""
-    size = int.from_bytes(end.recv(_SIZE_BYTES, socket.MSG_WAITALL))
-    return pickle.loads(end.recv(size, socket.MSG_WAITALL))
+def heard_first(end: socket.socket) -> bytes:
+    """The first message, waited for by the whole process; less of it where the line is closed before."""
+    return end.recv(int.from_bytes(end.recv(_SIZE_BYTES, socket.MSG_WAITALL)), socket.MSG_WAITALL)

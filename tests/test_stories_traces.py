@@ -190,6 +190,22 @@ async def test_a_collector_that_was_away_gets_what_happened_meanwhile(
     assert await metric(process, names.SPANS_EXPORTED) >= 2
 
 
+async def test_a_caller_that_is_no_parent_is_linked_to_by_whichever_process_tells_of_the_create(
+    simulate: Simulate, run: Serve, collector: Collector
+) -> None:
+    upstream = await simulate(speed=2.0)
+    first = await run(upstream, FOREVER, upstream_api_key="sk-gateway", trust_traceparent="link")
+    caller = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    await first.client().responses.create(**ask(), background=True, extra_headers=caller)
+    await first.kill()
+
+    await collector.open()
+    await run(upstream, upstream_api_key="sk-gateway", trust_traceparent="link")
+    (link,) = (await collector.span(CREATE)).links
+    assert link == ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+    assert (await collector.span(CHAT)).trace_id != link[0]
+
+
 @pytest.mark.parametrize(("before", "after"), [("always_on", "always_off"), ("always_off", "always_on")])
 async def test_what_was_decided_at_the_start_holds_whatever_is_set_later(
     simulate: Simulate, run: Serve, collector: Collector, before: str, after: str

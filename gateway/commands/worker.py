@@ -4,6 +4,7 @@ First its settings come over the line: what was typed or set is read once, by th
 list of processes.
 """
 
+import pickle
 import sys
 
 from gateway import child
@@ -16,7 +17,7 @@ from gateway.config import Settings
 def main() -> int:
     """Serve until told to stop; the exit status."""
     line = Line(int(sys.argv[1]), child.own_end())
-    settings: Settings = child.heard_first(line.end)
+    settings: Settings = pickle.loads(child.heard_first(line.end))
     try:
         return serve.serve(settings, line)
     except Failed as error:

@@ -7,6 +7,7 @@ after too many ends in a row. Called by `serve`.
 """
 
 import asyncio
+import pickle
 import signal
 import socket
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ class Worker:
     async def start(cls, number: int, settings: Settings) -> "Worker":
         """Start it; it does not listen yet."""
         process, heard, line = await child.start("gateway.commands.worker", str(number))
-        line.write(child.packed(settings))
+        line.write(child.framed(pickle.dumps(settings)))
         return cls(process, heard, line)
 
     async def listens(self) -> bool:

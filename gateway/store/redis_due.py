@@ -11,8 +11,8 @@ from itertools import count
 
 import msgspec
 
+from gateway.domain.encoding import decode, encode
 from gateway.domain.response import Response
-from gateway.store.encoding import decode, encode
 from gateway.store.port import Due
 from gateway.store.redis_hints import Hints, keys_of
 from gateway.store.redis_link import Call, Command, Link, text

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import structs
 
 from gateway.domain.attempt import Attempt
+from gateway.domain.encoding import decode, encode
 from gateway.domain.events import Event
 from gateway.domain.response import Body
-from gateway.store.encoding import decode, encode
 from gateway.store.port import End
 from gateway.store.redis_link import Call, Value, text
 from gateway.store.redis_scripts import APPEND, COMMIT, NAME_BYTES, PAGE

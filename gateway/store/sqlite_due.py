@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from gateway.domain.encoding import decode, encode
 from gateway.domain.response import Response
-from gateway.store.encoding import damaged, decode, encode
+from gateway.store.encoding import damaged
 from gateway.store.port import Due
 
 INSERT = "INSERT OR REPLACE INTO due VALUES(?,?,?,?)"

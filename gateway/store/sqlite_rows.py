@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.domain.attempt import Attempt
+from gateway.domain.encoding import decode, encode
 from gateway.domain.events import Event
 from gateway.domain.response import Body, Status
 from gateway.store import sqlite_attempts, sqlite_due
-from gateway.store.encoding import damaged, decode, encode
+from gateway.store.encoding import damaged
 from gateway.store.port import PAGE_BYTES, Query
 from gateway.store.rules import Alias, Entry, State, aliases
 from gateway.store.tail import Frames

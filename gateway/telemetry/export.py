@@ -12,15 +12,15 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol, cast
 
+from msgspec import Struct
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-from gateway.telemetry.environment import otlp_exporter, whole_number
+from gateway.telemetry.environment import whole_number
 from gateway.telemetry.generation import End, finished_by
 from gateway.telemetry.readable import Builder
 from gateway.telemetry.span import Finished
@@ -29,23 +29,14 @@ from gateway.telemetry.trust import Trust
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What spans are built with, and where they go: `environ` has the OTEL_* variables, `upstream` is its base URL.
-
-    `exporter` makes one, in place of OTLP to `endpoint`.
-    """
+class Options(Struct, frozen=True, tag=True):
+    """What spans are built with, and where they go: `environ` has the OTEL_* variables, `upstream` is its base URL."""
 
     environ: Mapping[str, str]
     version: str
     upstream: str | None
     trust: Trust
-    endpoint: str = ""
-    exporter: Callable[[], SpanExporter] | None = None
-
-    def make(self) -> SpanExporter:
-        """An exporter."""
-        return otlp_exporter(self.environ, self.endpoint) if self.exporter is None else self.exporter()
+    endpoint: str
 
 
 class Exports(Protocol):
@@ -72,7 +63,7 @@ class Exports(Protocol):
 
 
 class ExportsHere:
-    """Exports from this process: two exporters, as none may export twice at a time.
+    """Exports from this process, by two exporters that `make` makes, as none may export twice at a time.
 
     `on_exported` and `on_dropped` are told of what was put, `on_sent` of what was sent: how many spans, by any thread.
     """
@@ -80,6 +71,7 @@ class ExportsHere:
     def __init__(
         self,
         options: Options,
+        make: Callable[[], SpanExporter],
         on_exported: Callable[[int], None],
         on_dropped: Callable[[str, int], None],
         on_sent: Callable[[int], None],
@@ -91,8 +83,8 @@ class ExportsHere:
             upstream=options.upstream,
             trust=options.trust,
         )
-        self._queue = SpanQueue(options.make(), options.environ, on_exported, on_dropped)
-        self._sender = Sender(options.make(), on_sent)
+        self._queue = SpanQueue(make(), options.environ, on_exported, on_dropped)
+        self._sender = Sender(make(), on_sent)
 
     @property
     def failing(self) -> bool:

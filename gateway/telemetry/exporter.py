@@ -12,72 +12,100 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from gateway import child
-from gateway.telemetry.export import ExportsHere
-from gateway.telemetry.generation import End
+from gateway.domain.encoding import decode, encode
+from gateway.telemetry.environment import otlp_exporter
+from gateway.telemetry.export import ExportsHere, Options
+from gateway.telemetry.messages import (
+    OPTIONS,
+    TOLD,
+    Answered,
+    Dropped,
+    Exported,
+    Flush,
+    Flushed,
+    Logged,
+    Put,
+    Said,
+    Send,
+    Sent,
+    What,
+)
 
 _LAST_S: Final = 5.0
 _GIVES_WAY: Final = 5
 
 
+class _Line:
+    """What is said to the gateway, from any thread."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer, self._loop = writer, asyncio.get_running_loop()
+        self.exports: ExportsHere | None = None
+
+    def say(self, what: What) -> None:
+        """Say it, with whether the collector took the last batch."""
+        self._loop.call_soon_threadsafe(self._say, what)
+
+    def _say(self, what: What) -> None:
+        failing = self.exports is not None and self.exports.failing
+        self._writer.write(child.framed(encode(Said(failing, what))))
+
+
 class _Telling(logging.Handler):
     """Has the gateway log what is logged here."""
 
-    def __init__(self, said: "_Said") -> None:
+    def __init__(self, line: _Line) -> None:
         super().__init__()
-        self._said = said
+        self._line = line
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._said("logged", record.name, record.levelno, record.getMessage())
-
-
-class _Said:
-    """What is said to the gateway, from any thread; each message with whether the collector took the last batch."""
-
-    def __init__(self, line: asyncio.StreamWriter) -> None:
-        self._line, self._loop = line, asyncio.get_running_loop()
-        self.exports: ExportsHere | None = None
-
-    def __call__(self, kind: str, *content: Any) -> None:
-        self._loop.call_soon_threadsafe(self._say, kind, content)
-
-    def _say(self, kind: str, content: tuple[Any, ...]) -> None:
-        failing = self.exports is not None and self.exports.failing
-        self._line.write(child.packed((failing, kind, content)))
+        self._line.say(Logged(record.name, record.levelno, record.getMessage()))
 
 
 async def _main() -> None:
-    heard, line = await asyncio.open_connection(sock=child.own_end())
-    said, tasks = _Said(line), set[asyncio.Task[None]]()
-    logging.basicConfig(handlers=[_Telling(said)], level=logging.WARNING)
-    exports = said.exports = ExportsHere(
-        await child.heard(heard),
-        on_exported=lambda spans: said("exported", spans),
-        on_dropped=lambda reason, spans: said("dropped", reason, spans),
-        on_sent=lambda spans: said("sent", spans),
-    )
-
-    async def send(number: int, ends: Sequence[End], again: bool) -> None:
-        said("answered", number, await exports.send(ends, again))
-
-    async def flush(timeout_s: float) -> None:
-        await exports.flush(timeout_s)
-        said("flushed")
-
+    reader, writer = await asyncio.open_connection(sock=child.own_end())
+    line = _Line(writer)
+    logging.basicConfig(handlers=[_Telling(line)], level=logging.WARNING)
     with contextlib.suppress(EOFError):
-        while True:
-            kind, content = await child.heard(heard)
-            if kind == "put":
-                for finished in content:
-                    exports.put(finished)
-                continue
-            task = asyncio.create_task((send if kind == "send" else flush)(*content))
+        exports = line.exports = _exports(decode(OPTIONS, await child.heard(reader)), line)
+        try:
+            await _work(exports, reader, line)
+        finally:
+            await exports.close(_LAST_S)
+
+
+async def _work(exports: ExportsHere, reader: asyncio.StreamReader, line: _Line) -> None:
+    tasks = set[asyncio.Task[None]]()
+    while True:
+        message = decode(TOLD, await child.heard(reader))
+        if isinstance(message, Put):
+            for finished in message.finished:
+                exports.put(finished)
+        else:
+            task = asyncio.create_task(_answer(message, exports, line))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-    await exports.close(_LAST_S)
+
+
+def _exports(options: Options, line: _Line) -> ExportsHere:
+    return ExportsHere(
+        options,
+        lambda: otlp_exporter(options.environ, options.endpoint),
+        on_exported=lambda spans: line.say(Exported(spans)),
+        on_dropped=lambda reason, spans: line.say(Dropped(reason, spans)),
+        on_sent=lambda spans: line.say(Sent(spans)),
+    )
+
+
+async def _answer(message: Send | Flush, exports: ExportsHere, line: _Line) -> None:
+    if isinstance(message, Send):
+        line.say(Answered(message.number, await exports.send(message.ends, message.again)))
+    else:
+        await exports.flush(message.timeout_s)
+        line.say(Flushed())
 
 
 def main() -> None:
@@ -85,8 +113,7 @@ def main() -> None:
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, signal.SIG_IGN)
     os.nice(_GIVES_WAY)
-    with contextlib.suppress(EOFError):
-        asyncio.run(_main())
+    asyncio.run(_main())
 
 
 if __name__ == "__main__":

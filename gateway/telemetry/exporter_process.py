@@ -10,12 +10,27 @@ import contextlib
 import logging
 from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, Final
+from typing import Final
+
+from msgspec import structs
 
 from gateway import child
+from gateway.domain.encoding import decode, encode
 from gateway.telemetry.export import Options
 from gateway.telemetry.generation import End
+from gateway.telemetry.messages import (
+    SAID,
+    Answered,
+    Dropped,
+    Exported,
+    Flush,
+    Flushed,
+    Logged,
+    Put,
+    Said,
+    Send,
+    Sent,
+)
 from gateway.telemetry.span import Finished
 
 _log = logging.getLogger(__name__)
@@ -32,7 +47,7 @@ class ExporterProcess:
     def __init__(
         self, options: Options, on_exported: Callable[[int], None], on_dropped: Callable[[str, int], None]
     ) -> None:
-        self._options = replace(options, environ=dict(options.environ))
+        self._options = structs.replace(options, environ=dict(options.environ))
         self._on_exported, self._on_dropped = on_exported, on_dropped
         self._process: Process | None = None
         self._line: asyncio.StreamWriter | None = None
@@ -67,7 +82,7 @@ class ExporterProcess:
         else:
             self._numbers += 1
             self._batches[self._numbers] = answer
-            self._tell("send", self._numbers, ends, again)
+            self._tell(Send(self._numbers, ends, again))
         return answer
 
     async def flush(self, timeout_s: float) -> None:
@@ -77,7 +92,7 @@ class ExporterProcess:
         self._flushed = asyncio.Event()
         self._hand_over()
         if self._line is not None:
-            self._tell("flush", timeout_s)
+            self._tell(Flush(timeout_s))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._flushed.wait()
@@ -108,11 +123,11 @@ class ExporterProcess:
             self._on_dropped("export_failed", len(gathered))
             return
         self._under_way += len(gathered)
-        self._tell("put", *gathered)
+        self._tell(Put(gathered))
 
-    def _tell(self, kind: str, *content: Any) -> None:
+    def _tell(self, message: Put | Send | Flush) -> None:
         assert self._line is not None
-        self._line.write(child.packed((kind, content)))
+        self._line.write(child.framed(encode(message)))
 
     async def _start(self) -> asyncio.StreamReader | None:
         try:
@@ -120,7 +135,7 @@ class ExporterProcess:
         except OSError as error:
             _log.warning("the process that exports spans cannot be started: %s", error)
             return None
-        self._line.write(child.packed(self._options))
+        self._line.write(child.framed(encode(self._options)))
         return heard
 
     async def _watch(self, heard: asyncio.StreamReader | None) -> None:
@@ -130,7 +145,7 @@ class ExporterProcess:
             if heard is not None:
                 with contextlib.suppress(EOFError):
                     while True:
-                        self._take(*await child.heard(heard))
+                        self._take(decode(SAID, await child.heard(heard)))
                         pause_s = _FIRST_PAUSE_S
                 self._lost()
             await asyncio.sleep(pause_s)
@@ -160,22 +175,20 @@ class ExporterProcess:
             self._on_dropped(reason, self._under_way)
         self._under_way = 0
 
-    def _take(self, failing: bool, kind: str, content: tuple[Any, ...]) -> None:
-        """What the process says."""
-        self.failing = failing
-        match kind, content:
-            case "sent", (spans,):
+    def _take(self, said: Said) -> None:
+        self.failing = said.failing
+        match said.what:
+            case Sent(spans):
                 self._on_exported(spans)
-            case "answered", (number, taken):
+            case Answered(number, taken):
                 self._answered(number, taken=taken)
-            case "flushed", ():
-                assert self._flushed is not None
+            case Logged(logger, level, message):
+                logging.getLogger(logger).log(level, "%s", message)
+            case Flushed() if self._flushed is not None:
                 self._flushed.set()
-            case "logged", (name, level, message):
-                logging.getLogger(name).log(level, "%s", message)
-            case "exported", (spans,) if not self._given_up:
+            case Exported(spans) if not self._given_up:
                 self._under_way -= spans
                 self._on_exported(spans)
-            case "dropped", (reason, spans) if not self._given_up:
+            case Dropped(reason, spans) if not self._given_up:
                 self._under_way -= spans
                 self._on_dropped(reason, spans)

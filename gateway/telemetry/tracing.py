@@ -79,9 +79,9 @@ class Tracing:
         self._creates, self._requests = Budget(believed_per_s, clock), Budget(believed_per_s, clock)
         self.endpoint = endpoint(environ)
         self._exports: Exports | None = None
-        options = Options(environ, version, upstream, trust, self.endpoint or "", exporter)
+        options = Options(environ, version, upstream, trust, self.endpoint or "")
         if exporter is not None:
-            self._exports = ExportsHere(options, on_exported, on_dropped, on_exported)
+            self._exports = ExportsHere(options, exporter, on_exported, on_dropped, on_exported)
         elif self.endpoint is not None:
             self._exports = ExporterProcess(options, on_exported, on_dropped)
         self.on_dropped = on_dropped

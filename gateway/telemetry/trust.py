@@ -24,7 +24,7 @@ def read_caller(traceparent: str | None, tracestate: str | None) -> Caller | Non
     found = get_current_span(TraceContextTextMapPropagator().extract(headers, Context())).get_span_context()
     if not found.is_valid:
         return None
-    return Caller(found.trace_id, found.span_id, found.trace_flags, found.trace_state.to_header())
+    return Caller(found.trace_id, found.span_id, int(found.trace_flags), found.trace_state.to_header())
 
 
 class Budget:
