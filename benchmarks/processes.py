@@ -130,13 +130,14 @@ def rss_bytes(pid: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process had of the processors during `wall` nanoseconds: how long its threads ran, and how long they
-    wanted to run and were not let.
+    """What a process had of the processors during `wall` nanoseconds: how long its threads ran, how long they wanted to
+    run and were not let, and how long its child processes ran.
     """
 
     wall: int
     cpu: int
     waited: int
+    children: int
 
     @property
     def busy(self) -> float:
@@ -170,8 +171,13 @@ class Watch:
         return next(iter(self.usage.values())).wall / 1e9
 
 
-def _times(pid: int) -> tuple[int, int]:
-    """Nanoseconds of all threads: processor time, and time kept waiting for a processor."""
+def _times(pid: int) -> tuple[int, int, int]:
+    """Nanoseconds of all threads: processor time, time kept waiting for a processor; processor time of all children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return (*_ran_and_waited(pid), sum(_ran_and_waited(int(child))[0] for child in children))
+
+
+def _ran_and_waited(pid: int) -> tuple[int, int]:
     ran = waited = 0
     for thread in os.listdir(f"/proc/{pid}/task"):
         try:

@@ -34,8 +34,9 @@ class Sample:
 
     @property
     def cpu_us(self) -> float:
-        """The proxy's processor time per unit, in microseconds."""
-        return self.usage["proxy"].cpu / max(self.units, 1) / 1e3
+        """The processor time per unit of the proxy and what it has started, in microseconds."""
+        used = self.usage["proxy"]
+        return (used.cpu + used.children) / max(self.units, 1) / 1e3
 
     @property
     def busy(self) -> str:
