@@ -43,7 +43,7 @@ Words, one meaning each:
     route               one upstream: base URL and, where the gateway holds one, its credential
     attempt             a create as its client sends it; one that is sent again joins the first
     owner               a keyed hash of route, credential, organisation and project; only owners are shown a response
-    sealed              an owner's credential, encrypted in the record of its live background response
+    sealed              an owner's credential, encrypted in the record of its live background response: in its seal
     worker, supervisor  one of several processes on one port; the one that starts, stops and replaces them
     pump, poller        who copies events, who copies snapshots
     live, ledger        a response in this process's hands; the one hand that writes it down

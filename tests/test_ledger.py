@@ -153,8 +153,8 @@ OLD, NEW, NEWEST = ([("Authorization", f"Bearer {key}")] for key in ("old", "new
 
 def test_a_refused_credential_gives_way_to_the_one_before(hand):
     _, _, live, _ = hand
-    live.heard(OLD)
-    live.heard(NEW)
+    live.heard(OLD, T)
+    live.heard(NEW, T)
     live.refused(NEW)
     assert live.credential == OLD
     live.refused(OLD)
@@ -164,10 +164,10 @@ def test_a_refused_credential_gives_way_to_the_one_before(hand):
 
 def test_a_refusal_that_comes_late_does_not_touch_a_newer_credential(hand):
     _, _, live, _ = hand
-    live.heard(OLD)
-    live.heard(NEW)
+    live.heard(OLD, T)
+    live.heard(NEW, T)
     live.refused(OLD)
-    live.heard(NEWEST)
+    live.heard(NEWEST, T)
     live.refused(OLD)
     assert live.credential == NEWEST
     live.refused(NEWEST)

@@ -3,6 +3,7 @@
 import json
 import logging
 import sqlite3
+import time
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -16,8 +17,9 @@ from project import project_upstream
 from running import Running, Upstream
 from stories import STILL, all_of, ask, fetch, job, live, numbers, some, until
 
-from gateway.domain.facts import Ended, TakenUp
+from gateway.domain.facts import Ended, LetGo, TakenUp
 from gateway.domain.response import Change, Response
+from gateway.domain.sealed import Seal
 
 Serve = Callable[..., Awaitable[Process]]
 Simulate = Callable[..., Awaitable[Upstream]]
@@ -66,6 +68,17 @@ async def record(gateway: Running, response_id: str) -> Response:
     found = await gateway.gateway.store.find(response_id, route="default", owner=None)
     assert found is not None
     return found
+
+
+def sealed(response: Response) -> str:
+    """What is sealed of it."""
+    return response.seal.text if response.seal is not None else ""
+
+
+def uses(gateway: Running, response_id: str) -> str | None:
+    """What upstream is asked with about a live response."""
+    credential = live(gateway, response_id).credential
+    return dict(credential)["authorization"] if credential is not None else None
 
 
 def at_rest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
@@ -209,7 +222,7 @@ async def test_a_seal_that_no_key_opens_is_as_good_as_none_and_the_log_says_so_o
     created = await first.client().responses.create(**ask(), background=True)
     if kind == "garbage":
         held = live(first, created.id)
-        held.response = held.response.but(sealed="g\udcff rbage")
+        held.response = held.response.but(seal=Seal("g\udcff rbage", time.time()))
     await first.gateway.stop()
 
     second = await embed(upstream, *{"another key": (ANOTHER,), "garbage": (OLD,)}.get(kind, ()))
@@ -241,10 +254,10 @@ async def test_a_credential_that_upstream_refuses_is_not_kept(parts: AsyncExitSt
     upstream, project = await project_upstream(parts, "sk-old")
     gateway = await embed(upstream, OLD)
     created = await gateway.client("sk-old").responses.create(**ask(), background=True)
-    assert (await record(gateway, created.id)).sealed is not None
+    assert sealed(await record(gateway, created.id))
     project.keys.clear()
     await until(lambda: live(gateway, created.id).waits_for_owner)
-    await eventually(lambda: record(gateway, created.id), lambda response: response.sealed is None)
+    await eventually(lambda: record(gateway, created.id), lambda response: not sealed(response))
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["polled", "pumped"])
@@ -270,6 +283,43 @@ async def test_a_response_goes_to_the_gateway_that_hears_the_token_which_upstrea
     assert {used for used, _ in project.used} == {"sk-new"}
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["polled", "pumped"])
+@pytest.mark.parametrize("refused", ["at once", "later"])
+async def test_a_token_that_another_gateway_hears_goes_to_the_one_that_holds_the_response(
+    parts: AsyncExitStack, gateway_for: Embed, tmp_path: Path, refused: str, streamed: bool
+) -> None:
+    upstream, project = await project_upstream(parts, "sk-old", "sk-new")
+    shared = {"store": redis_server.url_for(tmp_path), "sealing_keys": [OLD], "lease_s": 3.0}
+    one, other = [await gateway_for(upstream.url, **shared) for _ in range(2)]
+    response_id = await begun(one, upstream, "sk-old", streamed=streamed)
+    await other.client("sk-new").responses.retrieve(response_id)
+    if refused == "later":
+        await until(lambda: uses(one, response_id) == "Bearer sk-new")
+    project.keys.remove("sk-old")
+    upstream.simulator.cut(response_id)
+    await until(lambda: uses(one, response_id) == "Bearer sk-new")
+
+    upstream.simulator.skip(60)
+    await one.facts.wait_for(Ended)
+    assert not one.facts.of(LetGo)
+
+
+async def test_a_token_that_is_known_is_not_sealed_again_whoever_hears_it(
+    parts: AsyncExitStack, gateway_for: Embed, tmp_path: Path
+) -> None:
+    upstream, _ = await project_upstream(parts, "sk-old", "sk-new")
+    shared = {"store": redis_server.url_for(tmp_path), "sealing_keys": [OLD]}
+    one, two, three = [await gateway_for(upstream.url, **shared) for _ in range(3)]
+    response_id = await begun(one, upstream, "sk-old", streamed=False)
+    await two.client("sk-new").responses.retrieve(response_id)
+    await until(lambda: uses(one, response_id) == "Bearer sk-new")
+    first = sealed(await record(one, response_id))
+    for gateway in (two, three, one, three, two):
+        for key in ("sk-old", "sk-new"):
+            await gateway.client(key).responses.retrieve(response_id)
+    assert sealed(await record(one, response_id)) == first
+
+
 @pytest.mark.parametrize("how", ["completes", "cancelled", "deleted", "lost", "abandoned"])
 async def test_after_the_end_no_credential_is_kept_in_the_record_or_in_what_is_due(
     simulate: Simulate, embed: Embed, how: str
@@ -292,9 +342,9 @@ async def test_after_the_end_no_credential_is_kept_in_the_record_or_in_what_is_d
     await gateway.facts.wait_for(Ended)
 
     left = await gateway.gateway.store.get(key)
-    assert left is None or left.sealed is None
+    assert left is None or left.seal is None
     due = await gateway.gateway.store.due(limit=10)
-    assert [(one.response.key, one.response.sealed) for one in due] == [(key, None)]
+    assert [(one.response.key, one.response.seal) for one in due] == [(key, None)]
 
 
 async def test_what_lives_in_its_connection_is_not_sealed(simulate: Simulate, embed: Embed) -> None:
@@ -302,7 +352,7 @@ async def test_what_lives_in_its_connection_is_not_sealed(simulate: Simulate, em
     gateway = await embed(upstream, OLD)
     stream = await gateway.client().responses.create(**ask(), stream=True)
     event = await anext(aiter(stream))
-    assert (await record(gateway, event.response.id)).sealed is None
+    assert (await record(gateway, event.response.id)).seal is None
     await stream.close()
 
 
@@ -310,7 +360,7 @@ async def test_where_the_gateway_has_a_key_of_its_own_nothing_is_sealed(simulate
     upstream = await simulate(**STILL)
     gateway = await embed(upstream, OLD, upstream_api_key="sk-gateway")
     created = await gateway.client().responses.create(**ask(), background=True)
-    assert (await record(gateway, created.id)).sealed is None
+    assert (await record(gateway, created.id)).seal is None
 
 
 async def test_nobody_reads_a_credential_in_the_store(simulate: Simulate, run: Serve, tmp_path: Path) -> None:
@@ -328,11 +378,11 @@ async def test_nobody_reads_a_credential_in_the_store(simulate: Simulate, run: S
 
     records, places = at_rest(tmp_path)
     places |= shown
-    assert [one["sealed"][:6] for one in records] == ["gAAAAA", "gAAAAA"]
+    assert [one["seal"]["text"][:6] for one in records] == ["gAAAAA", "gAAAAA"]
     for spelt in (secret.encode(), b64encode(secret.encode())[:-4], secret.encode().hex().encode()):
         assert not [place for place, content in places.items() if spelt in content]
     # What it is sealed in is shown to nobody either.
-    assert not [page for page, content in shown.items() if b"sealed" in content or b"gAAAAA" in content]
+    assert not [page for page, content in shown.items() if b'"seal"' in content or b"gAAAAA" in content]
 
 
 async def test_nobody_reads_a_credential_in_redis(
@@ -361,7 +411,7 @@ async def test_a_seal_is_good_for_its_own_response_only(simulate: Simulate, embe
     mine = await first.client("sk-mine").responses.create(**ask(), background=True)
     other = await first.client("sk-other").responses.create(**ask(), background=True)
     target, source = live(first, other.id), live(first, mine.id)
-    moved = Change({"sealed": source.response.sealed})
+    moved = Change({"seal": Seal(sealed(source.response), time.time())})
     assert await first.gateway.store.change(target.key, moved, epoch=target.epoch)
     await first.gateway.stop()
 

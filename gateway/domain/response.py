@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from gateway.domain.content import Content
 from gateway.domain.mode import Mode, Parameters
+from gateway.domain.sealed import Seal
 
 
 class Status(StrEnum):
@@ -132,7 +133,7 @@ class Response(Struct, frozen=True, omit_defaults=True):
     `token_open`: a continuation token was shown and has not come back since; `ended_by`: who saw the end; `attended`:
     whoever made the create was there to be told of it, on the create's own connection. `content`: what was asked, where
     it is captured; `service_tier`: the one that was used; `output_types`: the kinds of items in the final output;
-    `previous_trace`: that of the response which this one goes on from, where it is the same owner's. `sealed`: its
+    `previous_trace`: that of the response which this one goes on from, where it is the same owner's. `seal`: its
     owners' credentials, encrypted, while it is live: shown to nobody. `path` and `query`
     are those of the create, upstream's side: retrieving it is `GET {path}/{response_id}?{query}`, with the header
     `OpenAI-Beta: {beta}` where the create had one. `tail` is the last
@@ -199,7 +200,7 @@ class Response(Struct, frozen=True, omit_defaults=True):
     service_tier: str | None = None
     ended_by: str | None = None
     attended: bool = False
-    sealed: str | None = None
+    seal: Seal | None = None
     counts: Counts = Counts()
 
     def but(self, **fields: Any) -> "Response":

@@ -25,6 +25,16 @@ class Sealed:
         return msgspec.json.encode(self)
 
 
+class Seal(msgspec.Struct, frozen=True):
+    """Credentials in a record, encrypted; empty where upstream has refused each of them.
+
+    `at`: when an owner came with the newest (unix seconds). A seal never takes the place of a newer one.
+    """
+
+    text: str
+    at: float
+
+
 _decoder = msgspec.json.Decoder(Sealed)
 
 

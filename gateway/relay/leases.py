@@ -130,7 +130,7 @@ class Leases:
         live = Live(found, lease.epoch, credentials=self._credentials, body=body, created=True)
         live.unseal()
         if credential is not None:
-            live.heard(credential)
+            live.heard(credential, self._clock())
         self._hands.live[live.key] = live
         if ending := died_with_the_process(found, self._clock()):
             await self._end(live, ending)
@@ -211,7 +211,7 @@ class Leases:
         await self._each(news, self._look)
 
     async def _look(self, key: str) -> None:
-        """Perhaps another process has taken it, or ended it."""
+        """Perhaps another process has taken it, or ended it, or has heard from its owner."""
         if key not in self._hands.live:
             return
         found = await self._store.get(key)
@@ -222,6 +222,12 @@ class Leases:
             self._ledger.learn(live, found)
         elif found.epoch != live.epoch:
             self.taken(live)
+        else:
+            waited = live.waits_for_owner
+            live.learn(found.seal)
+            if waited and not live.waits_for_owner:
+                self._hands.take_up(live)
+                await self._ledger.note_if_it_can(live)
 
     async def _adopt(self) -> None:
         unsure, self.unsure, now = self.unsure, False, time.monotonic()

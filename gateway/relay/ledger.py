@@ -182,7 +182,7 @@ class Ledger:
             token_open=known.token_open,
             ended_by=source,
             attended=live.asking > 0,
-            sealed=None,  # nobody asks upstream about it any more
+            seal=None,  # nobody asks upstream about it any more
         )
         due = self._telemetry.due(ended, late=known.ended)
         told = outcome.code, outcome.message

@@ -9,6 +9,7 @@ from typing import Any
 from gateway.domain.attempt import Attempt
 from gateway.domain.headers import Headers
 from gateway.domain.response import Body, Response, Status
+from gateway.domain.sealed import Seal
 from gateway.domain.stuck import Contact
 from gateway.relay.credentials import Credentials
 
@@ -24,7 +25,7 @@ class Live:
     `epoch` is the one at which it is written; None: another process holds it, or none, as it has ended.
     `credential` are the newest owner's headers; None: the response waits for its owner. `spare` are those before: an
     owner may come back with an old credential that upstream does not take any more. They are in memory, and in the
-    record only as `credentials` seals them.
+    record only as `credentials` seals them: there every process that hears from an owner puts what is new.
     `created`: upstream has answered the create. `logged_bytes`: what this process has logged of it.
     `arrived_at`: when upstream's last bytes came; `batches`: the last ones that went to the log, each its last position
     and when its bytes came; `written_at`: when its changes were last written down by the clock (all loop time).
@@ -99,19 +100,28 @@ class Live:
 
     def unseal(self) -> None:
         """It is taken up: with the route's credential, or those in its record, which the first key seals anew."""
-        if self.credentials is not None:
-            self.credential, self.spare = self.credentials.at_hand(self.response)
-        if self.credential is not None:
+        self._open()
+        if self.credential is not None and self.in_hand:
             self._seal()
 
-    def heard(self, credential: Headers) -> None:
-        """An owner made a request with this credential."""
+    def heard(self, credential: Headers, at: float) -> None:
+        """An owner made a request with this credential, at this time (unix seconds)."""
+        if not self.in_hand and credential not in (self.credential, self.spare):
+            self._open()  # it is news to this process, but perhaps to no other
         if credential != self.credential:
             known = credential == self.spare
             self.credential, self.spare = credential, self.credential
             if not known:
-                self._seal()
+                self._seal(at)
         self.wait()
+
+    def learn(self, seal: Seal | None) -> None:
+        """Another process has sealed what an owner came with."""
+        known = self.response.seal
+        if seal is not None and (known is None or known.at < seal.at):
+            self.response, self.saved = self.response.but(seal=seal), self.saved.but(seal=seal)
+            self._open()
+            self.wait()
 
     def refused(self, credential: Headers | None) -> None:
         """Upstream refused this credential: the other one is used, without one the response waits for its owner."""
@@ -119,12 +129,18 @@ class Live:
             self.spare = None
         if credential == self.credential:
             self.credential, self.spare = self.spare, None
-        self._seal()
+        if self.in_hand:
+            self._seal()
         self.wait()
 
-    def _seal(self) -> None:
-        if self.credentials is not None and self.epoch is not None:
-            self.response = self.credentials.seal(self.response, self.credential, self.spare)
+    def _open(self) -> None:
+        newest, spare = self.credentials.at_hand(self.response) if self.credentials is not None else (None, None)
+        if newest is not None:
+            self.credential, self.spare = newest, spare
+
+    def _seal(self, at: float | None = None) -> None:
+        if self.credentials is not None and not self.response.ended:
+            self.response = self.credentials.seal(self.response, self.credential, self.spare, at=at)
 
     def wait(self) -> None:
         """Say in the record whether it waits for its owner."""

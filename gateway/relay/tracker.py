@@ -166,11 +166,11 @@ class Tracker:
             if taken is not None:
                 return taken
             live = self.held(response)
-        waited, sealed = live.credential is None, live.response.sealed
-        live.heard(credential)
+        waited, seal = live.credential is None, live.response.seal
+        live.heard(credential, self._clock())
         if waited and live.credential is not None:
             self._take_up(live)
-        if live.response.sealed != sealed:
+        if live.response.seal != seal:
             await self._clockwork.write(live)
         return live
 

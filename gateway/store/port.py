@@ -75,7 +75,7 @@ class Lease:
 class Pulse:
     """What a process learns with its heartbeat: how many live, itself included, and what others did meanwhile.
 
-    `news` are the keys of responses that this process held and another has ended or taken.
+    `news` are the keys of responses that this process held and another has ended or taken, or sealed credentials of.
     """
 
     processes: int = 1
@@ -185,7 +185,7 @@ class Store(Protocol):
         """Apply a change, with a newer body if there is one. False: nothing was changed. Raises `Fenced`.
 
         Without an epoch, which is whoever does not hold it, fields stay as they are, for the holder to tell; but
-        `token_open` is everybody's.
+        `token_open` and `seal` are everybody's. Whoever writes it, an older seal never takes the place of a newer one.
 
         A change that is made `once` is not made where its count is above 0 already: of all who try, one gets True.
         Of a response that has ended only counts and co-owners change: what a slower writer still thinks is not taken.

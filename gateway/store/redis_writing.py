@@ -213,13 +213,15 @@ class Writer:
         self._logs.hear(key, Said(self._processes.me, before.tail, end=end, gone=gone), frames)
 
     def _news(self, key: str, before: State, after: State) -> list[Command]:
-        """Whoever held it is to know that another has ended or taken it."""
+        """Whoever held it is to know that another has ended or taken it, or sealed credentials of its owner."""
         if before.hold in (None, self._processes.me) or before.entry is None:
             return []
-        ended = after.entry is None or after.entry.response.ended
-        if after.hold == before.hold and not (ended and not before.entry.response.ended):
-            return []
-        return self._processes.tell(before.hold or "", [key])
+        was, now = before.entry.response, after.entry.response if after.entry is not None else None
+        ended = (now is None or now.ended) and not was.ended
+        sealed = now is not None and not now.ended and now.seal != was.seal
+        if after.hold != before.hold or ended or sealed:
+            return self._processes.tell(before.hold or "", [key])
+        return []
 
     def _name(self) -> bytes:
         return f"{self._random}{next(self._counts) % 2**32:08x}".encode()

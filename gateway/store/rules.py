@@ -20,7 +20,7 @@ from gateway.store.port import Closed, End, Fenced, Gap, Lease, Refused
 CO_OWNERS = 64
 """A response keeps as many; the oldest goes first, and can prove itself again."""
 LAST_POSITION = 2**63 - 1
-_ANYBODYS = frozenset({"token_open"})
+_ANYBODYS = frozenset({"token_open", "seal"})
 
 Alias = tuple[str, str, str]
 """(route, response id, owner): one name under which a record is found."""
@@ -147,6 +147,9 @@ def change(state: State, change: Change, *, epoch: int | None, body: Body | None
     elif epoch is None:
         fields = {name: value for name, value in change.fields.items() if name in _ANYBODYS}
         change = dataclasses.replace(change, fields=fields)
+    if _older_seal(change, entry.response):
+        others = {name: value for name, value in change.fields.items() if name != "seal"}
+        change = dataclasses.replace(change, fields=others)
     if change.once is not None and getattr(entry.response.counts, change.once):
         return state, False
     if "ending" in change.fields:
@@ -247,6 +250,12 @@ def _fenced(entry: Entry, epoch: int | None) -> Entry:
     if epoch is not None and epoch != entry.response.epoch:
         raise Fenced(f"the lease is at epoch {entry.response.epoch}, not {epoch}")
     return entry
+
+
+def _older_seal(change: Change, response: Response) -> bool:
+    """Whether a change would put the credentials of before in the place of newer ones."""
+    seal, known = change.fields.get("seal"), response.seal
+    return seal is not None and known is not None and seal.at < known.at
 
 
 def _without_content(response: Response) -> Response:

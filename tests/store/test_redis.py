@@ -27,6 +27,7 @@ from redis_server import RedisServer, url_for
 
 from gateway.domain.attempt import GIVEN_S, Attempt, Fate
 from gateway.domain.response import Change, Response
+from gateway.domain.sealed import Seal
 from gateway.store.follow import follow
 from gateway.store.port import Closed, End, Fenced, Gap, Lease, Query, Unusable
 from gateway.store.redis import RedisStore
@@ -238,17 +239,18 @@ async def test_whoever_wakes_up_after_its_lease_was_taken_writes_nothing_more(pr
 async def test_a_holder_learns_what_others_did_to_what_it_holds(process: Process) -> None:
     one, two = await process(), await process()
     await one.renew(FOREVER_S)
-    for key in ("ended", "taken", "untouched"):
+    for key in ("ended", "taken", "sealed", "untouched"):
         await one.create(a_record(key))
     await one.change("taken", Change({"waiting": True}), epoch=1)
     assert await two.finish("ended", completed(a_record("ended")), tail=-1, epoch=None)
     assert await two.claim("taken") == Lease("taken", 2)
+    assert await two.change("sealed", Change({"seal": Seal("newer", 2.0)}), epoch=None)
     assert not await two.change("untouched", Change({"model": "m"}), epoch=None)
     news: list[str] = []
     async with asyncio.timeout(PATIENCE_S):
-        while len(news) < 2:
+        while len(news) < 3:
             news += (await one.renew(FOREVER_S)).news
-    assert sorted(news) == ["ended", "taken"]
+    assert sorted(news) == ["ended", "sealed", "taken"]
     assert (await one.renew(FOREVER_S)).news == ()
 
 

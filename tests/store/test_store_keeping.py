@@ -7,6 +7,7 @@ import pytest
 from given import BEGAN, Clock, a_record, completed, ended, events, given_up, logged, numbered, taken_over, there
 
 from gateway.domain.response import Body, Change, Response, Status, Stuck
+from gateway.domain.sealed import Seal
 from gateway.store.port import Closed, End, Fenced, Lease, Query, Store
 from gateway.store.rules import CO_OWNERS
 
@@ -123,6 +124,23 @@ async def test_an_old_epoch_releases_nothing(store: Store) -> None:
     await taken_over(store, await store.create(a_record()))
     await store.release("key", epoch=1)
     assert [one.key async for one in store.orphans()] == []
+
+
+async def test_a_seal_never_takes_the_place_of_a_newer_one_whoever_writes_it(store: Store) -> None:
+    await store.create(a_record())
+
+    async def is_written(seal: Seal, epoch: int | None) -> bool:
+        done = await store.change("key", Change({"seal": seal}), epoch=epoch)
+        shown = await store.get("key")
+        assert shown is not None
+        assert (shown.seal == seal) is done
+        return done
+
+    assert await is_written(Seal("first", 1.0), 1)
+    assert await is_written(Seal("another's", 2.0), None)
+    assert not await is_written(Seal("", 1.0), 1)
+    assert not await is_written(Seal("late", 1.5), None)
+    assert await is_written(Seal("", 2.0), 1)
 
 
 async def test_what_has_ended_is_no_orphan(store: Store) -> None:
