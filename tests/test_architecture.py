@@ -24,7 +24,7 @@ FLOOR_OF = {
 
 VENDORS = {
     "aiohttp": {"relay.upstream", "edge", "simulator", "top", "telemetry.receiver"},
-    "msgspec": {"domain", "simulator", "store", "telemetry", "edge.ops", "top"},
+    "msgspec": {"domain", "simulator", "store", "telemetry", "edge.ops", "edge.ops_story", "top"},
     "yarl": {"relay", "top"},
     "multidict": {"relay.upstream", "edge"},
     "opentelemetry": {"telemetry"},

@@ -2,12 +2,12 @@
 
 import inspect
 import platform
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from lives import TRACE, T, a_life, a_response, ended, one_of_each
 from msgspec import structs
+from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from lives import TRACE, T, a_life, a_response, ended
 from msgspec import structs
+from msgspec.structs import replace
 from opentelemetry.trace import SpanKind
 from spanning import GRACE_S, attributes, exported, spans_after, tell
 

@@ -6,9 +6,10 @@ words: two equal creates without such a mark are two. Called by the edge, kept b
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
+
+from msgspec import Struct
 
 from gateway.domain.digest import digest
 from gateway.domain.headers import first
@@ -37,8 +38,7 @@ class Fate(StrEnum):
     """All of its answer is written: it has it, unless the connection, or this process, is gone within `GIVEN_S`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One try of a create, and in the store the last of a chain of tries that ended up in one response.
 
     `name` is what it is found by: of an owner's create in the same words, or of an owner's `Idempotency-Key` (`keyed`);

@@ -5,8 +5,9 @@ written to a socket: bytes flushed are not bytes read.
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from gateway.domain.errors import InvalidCursor
 
@@ -15,8 +16,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 EVENT_SOURCE = "text/event-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """`after` is None for a bare id."""
 
     response_id: str
@@ -44,8 +44,7 @@ class CursorForm(StrEnum):
     SUFFIX = "suffix"
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(Struct, frozen=True):
     """The position of a reader: it gets what comes after `after` (-1: everything).
 
     `preamble`: structural events up to `after` come first, so that an accumulating client stays whole.

@@ -6,9 +6,11 @@ The position is upstream's `sequence_number` while that ascends; `Numbering` giv
 import re
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.domain.response import Status
 from gateway.domain.sse import Decoder, Frame, encode
@@ -60,8 +62,7 @@ _HOUSEKEEPING = frozenset({*LIFE_CYCLE, KEEPALIVE, ERROR})
 _TYPE_LINE = re.compile(rb"event: ?([^\r\n]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One event. `number` is its position in the log, `frame` its whole SSE frame, `data` the JSON within."""
 
     number: int

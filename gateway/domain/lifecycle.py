@@ -14,11 +14,10 @@ the tracker.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field, structs
 
 from gateway.domain.events import ERROR, LIFE_CYCLE, Event
 from gateway.domain.facts import Contradicted, Fact, FirstOutput, StatusChanged
@@ -51,8 +50,7 @@ TRANSITIONS: dict[tuple[Status | None, Status], Move] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a response ends: given to the store's `finish`. `body` is the final object, if there is one.
 
     `closes_log`: the batch written with it holds the event that ends every reader's stream; otherwise readers get the
@@ -67,6 +65,10 @@ class Outcome:
     message: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     due: bool = False
+
+    def but(self, **fields: Any) -> "Outcome":
+        """The same with other values in some fields. Raises TypeError for a field that there is not."""
+        return structs.replace(self, **fields)
 
 
 class Step(Struct, frozen=True):

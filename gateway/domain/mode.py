@@ -4,10 +4,10 @@ The only reading of a create body; everything else in it passes as it came.
 """
 
 import re
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
+from msgspec import Struct, field
 
 from gateway.domain.continuation import parse_token
 from gateway.domain.lenient import NULL, name, number, part
@@ -106,8 +106,7 @@ class _BackgroundOptions(msgspec.Struct):
     completion_window: object = None
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What a create body asks for, as far as the gateway needs it. `conversation` is the id or None.
 
     Names that are only there to be shown are None, too, where they do not look like any (`domain.identifiers`).

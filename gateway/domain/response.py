@@ -1,11 +1,10 @@
 """A response: everything about it that must survive a restart, trace context included, as one frozen value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from gateway.domain.content import Content
 from gateway.domain.mode import Mode, Parameters
@@ -48,8 +47,7 @@ class Stuck(StrEnum):
     EXPIRED = "upstream_expired"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one response. `cached` is part of `input`, `reasoning` part of `output`: never add them up.
 
     `cache_written` is part of `input`, too.
@@ -62,8 +60,7 @@ class Usage:
     cache_written: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """A span elsewhere, the client's mostly, as its `traceparent` names it: ids, W3C flags byte, `tracestate`."""
 
     trace_id: int
@@ -77,8 +74,7 @@ class Caller:
         return bool(self.flags & 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(Struct, frozen=True):
     """The generation span's identity, drawn at create: ids, W3C flags byte and the sampling decision.
 
     `parent_span_id` is the server span of the create; `remote_span_id` the caller's, if it sent a `traceparent` and is
@@ -233,8 +229,7 @@ class Response(Struct, frozen=True, omit_defaults=True):
         return "pumped" if self.pumped else "polled"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A change of a response's record: fields that are replaced, counts that are added, an owner that joined.
 
     `once`: the change is made only while this count is 0, so that of all who make it one does.
@@ -271,8 +266,7 @@ def difference(before: Response, after: Response) -> Change:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Struct, frozen=True):
     """A response object as upstream last gave it: its bytes, the headers that hold for them, and when."""
 
     bytes: bytes

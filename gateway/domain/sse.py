@@ -9,7 +9,8 @@ follows an `id:`.
 """
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _BOM = b"\xef\xbb\xbf"
 # An atomic group keeps CRLF whole: without it a lone CRLF would match as CR + LF, that is, as a blank line.
@@ -24,8 +25,7 @@ class EventTooLarge(ValueError):
     """One event is larger than the decoder's limit; the stream cannot be followed further."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """One event as framed on the wire.
 
     `event` is the value of its `event:` line (empty if there is none), `data` its `data:` lines joined by LF, `raw` its

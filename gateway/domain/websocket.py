@@ -14,10 +14,11 @@ Rule: pure; what upstream says goes through the fold of every other response (`l
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
 from gateway.domain import mode
 from gateway.domain.events import ERROR, LIFE_CYCLE, Event
@@ -181,7 +182,7 @@ class Conversation:
 
     def _new(self, asked: Asked | None) -> Response:
         """What a create asks for; None: it was not seen, or is not readable."""
-        response = self._begin(replace(asked or Asked(Mode.WEBSOCKET), mode=Mode.WEBSOCKET))
+        response = self._begin(structs.replace(asked or Asked(Mode.WEBSOCKET), mode=Mode.WEBSOCKET))
         return response.but(pumped=True, previous_trace=self._traces.get(response.previous_response_id or ""))
 
     def _remember(self, response: Response) -> None:

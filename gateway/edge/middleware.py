@@ -7,7 +7,7 @@ more is upstream's answer. A client gets errors in OpenAI's shape, never a trace
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -25,8 +25,7 @@ log = logging.getLogger("gateway")
 _EVENT_STREAM = "text/event-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(NamedTuple):
     """An answer whose headers went out at `at` (unix seconds)."""
 
     at: float

@@ -1,7 +1,8 @@
 """One response as operators are shown it: its life so far as JSON values, and nothing that anybody said in it. Pure."""
 
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from gateway.domain.identifiers import identifier
 from gateway.domain.response import Response, Status

@@ -7,8 +7,8 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from gateway.domain.attempt import GIVEN_S, JOIN_S
 from gateway.relay.creation import Head
@@ -21,8 +21,7 @@ Answered = asyncio.Future[Head]
 """What a create is answered, or the error that it is answered with."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(NamedTuple):
     answer: Answered
     at: float
     bytes: int

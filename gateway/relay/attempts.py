@@ -16,8 +16,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.config import Settings
 from gateway.domain.attempt import Attempt, Fate, sent_again
@@ -40,8 +39,7 @@ _BACKOFF_S = 15.0  # SDKs wait for 8 s at the most, where they are not told for 
 Spawn = Callable[[Coroutine[Any, Any, None], str], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(NamedTuple):
     """A create in hand: the response, the answer to come, and whose try it is. `joined`: another has begun it."""
 
     live: Live

@@ -6,7 +6,7 @@ through. Runs in a task of the tracker, so that a client that leaves stops nothi
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from gateway.config import Settings
 from gateway.domain import mode
@@ -28,8 +28,7 @@ _UNANSWERED = "The gateway stopped waiting for upstream's answer; whether the re
 _STREAM_REFUSED = frozenset({400, 404, 405, 422, 501})
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What the client is answered: status, reason and headers, and a body unless the log is to be followed.
 
     `rest`: an answer too large to be looked at; its body is passed on from it. `follow`: the log is the body.
@@ -98,7 +97,7 @@ class Creation:
             return await self._attempt(live, call)
         assert isinstance(call.body, bytes)
         headers = [(name, value) for name, value in call.headers if name.lower() != "content-length"]
-        answer = await self._attempt(live, replace(call, headers=headers, body=mode.streamed(call.body)))
+        answer = await self._attempt(live, call._replace(headers=headers, body=mode.streamed(call.body)))
         if answer.status not in _STREAM_REFUSED:
             return answer
         answer.close()

@@ -7,7 +7,6 @@ changed during it, so that two writers of one response (pump and poller) never u
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import TERMINAL_EVENT, Event, synthesised_terminal
@@ -102,7 +101,7 @@ class Ledger:
             after = after.but(upstream_request_id=named)
         facts = (*self._created(live, step.body, at, after), *step.facts)
         if step.outcome is not None:
-            outcome = step.outcome if after is step.response else replace(step.outcome, response=after)
+            outcome = step.outcome if after is step.response else step.outcome.but(response=after)
             await self._end_observed(live, outcome, facts, body, source)
             return True
         if live.epoch is None and not before.ended:
@@ -198,7 +197,7 @@ class Ledger:
                 return
             except Gap as gap:
                 live.response = live.response.but(tail=gap.tail)
-                outcome = replace(outcome, response=outcome.response.but(tail=gap.tail))
+                outcome = outcome.but(response=outcome.response.but(tail=gap.tail))
 
     async def end_surely(self, live: Live, outcome: Outcome, *, source: str) -> None:
         """The same, over a store that is down for a while."""
@@ -306,4 +305,4 @@ def _with_terminal_event(outcome: Outcome) -> tuple[Outcome, tuple[Event, ...]]:
     assert isinstance(response.status, Status)
     event = synthesised_terminal(response.status, response.tail + 1, outcome.body)
     response = response.but(synthesised=True, last_event=event.type)
-    return replace(outcome, response=response, closes_log=True), (event,)
+    return outcome.but(response=response, closes_log=True), (event,)

@@ -17,7 +17,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from gateway.domain.errors import StoreUnavailable
@@ -43,7 +42,7 @@ class Outbox:
     ) -> None:
         self._store, self._tracing, self._emit, self._clock = store, tracing, emit, clock
         self.owed = 0
-        self._more = asyncio.Event()
+        self._enough, self._wanted = asyncio.Event(), 1
         self._batch = min(tracing.batch, _AT_ONCE)
         self._size, self._after, self._failures = self._batch, -1, 0
         self._answering: dict[str, float] = {}
@@ -57,13 +56,13 @@ class Outbox:
             self.owed += 1
             if counted_by_caller(fact.response):
                 self._answering[fact.response.key] = time.monotonic()
-            self._more.set()
+            self._wake()
 
     def answered(self, key: str, *, told: bool) -> None:
         """The create's answer is over; `told`: the caller was given the end."""
         if self._answering.pop(key, None) is not None:
             self._told[key] = told
-            self._more.set()
+            self._wake()
 
     async def run(self) -> None:
         """Send until cancelled. What nobody foresaw stops it for a while, not for good."""
@@ -103,16 +102,21 @@ class Outbox:
     async def _gather(self) -> None:
         """Wait until something is due; then for a whole batch, but no longer than the delay."""
         while not self._ready:
-            await self._for_more(_ANSWERED_S)
-        until = time.monotonic() + self._tracing.delay_s
-        while self._ready < self._batch and (left_s := until - time.monotonic()) > 0:
-            await self._for_more(left_s)
+            await self._ready_for(1, _ANSWERED_S)
+        await self._ready_for(self._batch, self._tracing.delay_s)
 
-    async def _for_more(self, at_most_s: float) -> None:
-        self._more.clear()
+    async def _ready_for(self, wanted: int, at_most_s: float) -> None:
+        """Wait until so much may be sent; each end that is not enough wakes nobody."""
+        self._wanted = wanted
+        self._enough.clear()
+        self._wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
-                await self._more.wait()
+                await self._enough.wait()
+
+    def _wake(self) -> None:
+        if self._ready >= self._wanted:
+            self._enough.set()
 
     @property
     def _ready(self) -> int:
@@ -170,7 +174,7 @@ class Outbox:
         """The end with its last word: written before it is sent, so that it stays the same."""
         if due.late or self._told.get(due.response.key, True):
             return due
-        due = replace(due, response=due.response.but(attended=False))
+        due = Due(due.number, due.response.but(attended=False), due.late)
         await self._store.amend(due)
         return due
 

@@ -7,6 +7,7 @@ Paths and queries are handled as sent: nothing is decoded and encoded again. Cal
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from yarl import URL
@@ -46,8 +47,7 @@ class Route:
         return str(self.base.origin())
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where a request goes and what it is. `response_id` and `after` are those of a path that names a response."""
 
     kind: Kind

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import aiohttp
 from aiohttp import hdrs
@@ -31,8 +32,7 @@ class Timeouts:
     idle: float
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One request to upstream."""
 
     method: str

@@ -27,6 +27,8 @@ from collections.abc import AsyncIterator, Container, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from msgspec import Struct
+
 from gateway.domain.attempt import Attempt
 from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
@@ -63,8 +65,7 @@ class Unusable(Exception):
     """The store cannot be opened; the message is one line that says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """The right to write a response's log, until another process takes it. A new holder gets a new epoch."""
 
     key: str
@@ -82,16 +83,14 @@ class Pulse:
     news: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """The end of a log. With a `code`, the last event does not end the stream: readers get the nested error."""
 
     code: str | None = None
     message: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """A piece of a log: the frames after a position, in order, each with its number.
 
     `end` is set where the last of `frames` (or the position asked from) is the end of an ended log.
@@ -108,8 +107,7 @@ class Page:
         return b"".join(frame for _, frame in self.frames)
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """An end that telemetry has still to tell: the response as it was then, without its content.
 
     `number` orders such ends. `late`: the terminal status that came after its tracking had been given up.

@@ -5,10 +5,10 @@ stream with the log (an event's id is its position + 1), a hash with the body, o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
 
 from gateway.domain.attempt import Attempt
 from gateway.domain.encoding import decode, encode
@@ -62,8 +62,7 @@ class Names:
         return self.log, self.body
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """A record as Redis has it: its version, the names of its last writes, and its place in the list of all."""
 
     state: State
@@ -87,8 +86,7 @@ class Row:
 ABSENT = Row(State())
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """For how long a response that has ended is kept if nobody purges it (milliseconds): its record, its log."""
 
     record_ms: int
@@ -187,7 +185,7 @@ def read_message(message: bytes) -> tuple[Said, Frames]:
 
 def settled(row: Row, after: State, name: bytes) -> Row:
     """The row that a write made."""
-    return replace(row, state=after.written, version=name, writes=name + row.writes) if after.entry else ABSENT
+    return structs.replace(row, state=after.written, version=name, writes=name + row.writes) if after.entry else ABSENT
 
 
 def _record_fields(row: Row, after: State) -> Iterator[Value]:

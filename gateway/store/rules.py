@@ -4,7 +4,6 @@ For the stores that decide within this process (memory, SQLite); an engine that 
 own language. A function that raises has changed nothing; a state becomes true only when the store has written it.
 """
 
-import dataclasses
 from collections.abc import Container, Sequence
 
 from msgspec import Struct
@@ -118,7 +117,7 @@ def join(state: State, attempt: Attempt, now: float) -> tuple[State, Response | 
         return state, None
     if known.fingerprint != attempt.fingerprint:
         raise IdempotencyKeyReused("This Idempotency-Key was sent with another request; use a new key for a new one.")
-    known = dataclasses.replace(known.now(Fate.WAITING, now), retry=max(known.retry, attempt.retry))
+    known = replace(known.now(Fate.WAITING, now), retry=max(known.retry, attempt.retry))
     return replace(state, attempt=known), record(state)
 
 
@@ -143,13 +142,13 @@ def change(state: State, change: Change, *, epoch: int | None, body: Body | None
         return state, False
     entry = _fenced(state.entry, epoch)
     if entry.response.ended:
-        change, body = dataclasses.replace(change, fields={}), None
+        change, body = replace(change, fields={}), None
     elif epoch is None:
         fields = {name: value for name, value in change.fields.items() if name in _ANYBODYS}
-        change = dataclasses.replace(change, fields=fields)
+        change = replace(change, fields=fields)
     if _older_seal(change, entry.response):
         others = {name: value for name, value in change.fields.items() if name != "seal"}
-        change = dataclasses.replace(change, fields=others)
+        change = replace(change, fields=others)
     if change.once is not None and getattr(entry.response.counts, change.once):
         return state, False
     if "ending" in change.fields:

@@ -8,12 +8,12 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from gateway.domain.attempt import Attempt
 from gateway.domain.encoding import decode, encode
@@ -32,8 +32,7 @@ _headers = msgspec.json.Decoder(_Headers)
 _numbers = msgspec.msgpack.Decoder(tuple[list[int], list[int]])
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """What one commit does to one response. `row` is the encoded entry, where it changed."""
 
     rid: int

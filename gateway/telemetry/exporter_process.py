@@ -111,8 +111,10 @@ class ExporterProcess:
                     await self._process.wait()
             if self._process.returncode is None:
                 self._process.kill()
+                await self._process.wait()
         if self._watching is not None:
             self._watching.cancel()
+            await asyncio.wait([self._watching])
 
     def _hand_over(self) -> None:
         self._timer = None

@@ -6,7 +6,8 @@ document (`names.GENAI_CONVENTION`); finish reasons as OpenTelemetry's own instr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.domain.content import answered
 from gateway.domain.mode import Mode
@@ -27,8 +28,7 @@ _COMPACTION = "compaction"
 _OWNER_CHARACTERS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """An end to be told. `late`: a final status that came after the tracking was given up; `body`: the final object."""
 
     response: Response

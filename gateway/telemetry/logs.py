@@ -11,7 +11,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields as dataclass_fields
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
@@ -252,7 +251,7 @@ def _story(response: Response, at: float) -> dict[str, object]:
     }
 
 
-_USAGE: Final = tuple(field.name for field in dataclass_fields(Usage))
+_USAGE: Final = Usage.__struct_fields__
 # By which form of cursor a token came back is for metrics and spans to tell.
 _COUNTS: Final = tuple(name for name in Counts.__struct_fields__ if not name.startswith("redeemed_"))
 

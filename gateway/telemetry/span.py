@@ -1,8 +1,9 @@
 """A finished span as a plain value: what the projections of facts and records give, and what is built and sent."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from gateway.domain.response import Caller, Trace
 
@@ -13,8 +14,7 @@ Kind = Literal["server", "client", "internal"]
 Value = str | bool | int | float | tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """A finished span: `start` and `end` in unix seconds, `error` its `error.type`. None: no such attribute.
 
     Attributes stand in the order of what may go last: a limit takes them from the end. `url.full` begins with the path,

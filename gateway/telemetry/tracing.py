@@ -51,6 +51,7 @@ from gateway.telemetry.spans import spans_of
 from gateway.telemetry.trust import Budget, Trust, read_caller
 
 _SENT_AT_ONCE: Final = 128
+_TOLD: Final = (facts.ResponseFact, facts.RequestServed)
 
 
 class Tracing:
@@ -173,9 +174,7 @@ class Tracing:
 
         Of an unsampled response nothing is, but what its clients ask for with a sampled span of their own.
         """
-        if self._exports is None or not isinstance(fact, facts.ResponseFact | facts.RequestServed):
-            return
-        if fact.response is None:
+        if self._exports is None or not isinstance(fact, _TOLD) or fact.response is None:
             return
         if isinstance(fact, facts.Ended) and not fact.response.mode.kept and self.due(fact.response, fact.late):
             for finished in finished_by(End(fact.response)):

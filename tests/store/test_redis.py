@@ -4,7 +4,6 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from given import (
     there,
 )
 from lossy import LossyLine
+from msgspec.structs import replace
 from redis_server import RedisServer, url_for
 
 from gateway.domain.attempt import GIVEN_S, Attempt, Fate

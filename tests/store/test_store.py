@@ -2,13 +2,13 @@
 
 import asyncio
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from given import BEGAN, STORES, Clock, a_record, an_event, completed, ended, events, given_up, logged, numbered, there
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.events import Event

@@ -2,12 +2,12 @@
 
 import asyncio
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from given import BEGAN, PATIENCE_S, Clock, Opener, a_record, completed, ended, given_up, rows
+from msgspec.structs import replace
 
 from gateway.domain.attempt import GIVEN_S, JOIN_S, Attempt, Fate
 from gateway.domain.errors import IdempotencyKeyReused

@@ -1,11 +1,11 @@
 """What every store promises, fourth part: the ends that telemetry has still to tell. Then what only the file has."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from given import BEGAN, Clock, Opener, a_record, completed, ended, given_up, logged, rows
+from msgspec.structs import replace
 
 from gateway.domain.content import Content
 from gateway.domain.errors import StoreUnavailable

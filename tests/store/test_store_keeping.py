@@ -1,10 +1,10 @@
 """What every store promises, third part: finding, listing, leases, and what goes when its time is over."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from given import BEGAN, Clock, a_record, completed, ended, events, given_up, logged, numbered, taken_over, there
+from msgspec.structs import replace
 
 from gateway.domain.response import Body, Change, Response, Status, Stuck
 from gateway.domain.sealed import Seal
