@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from running import Running, Upstream
-from stories import STILL, Ahead, ask, fetch, until
+from stories import MODEL, STILL, Ahead, ask, fetch, until
 
 from gateway.domain.facts import BecameStuck, Ended, Surveyed
 from gateway.domain.response import Ending, Status, Stuck
@@ -62,7 +62,7 @@ async def test_patience_begins_when_the_window_is_over(stage: Stage) -> None:
     clock.by_s = 8 * HOUR_S - 60
     stuck = await gateway.facts.wait_for(BecameStuck)
     assert stuck.response.response_id == soon
-    assert (await walked(gateway)).stuck == {Stuck.QUEUED: 1}
+    assert (await walked(gateway)).stuck == {(Stuck.QUEUED, MODEL): 1}
     shown = (await fetch(f"{gateway.ops_url}/responses/{slow}")).json
     assert (shown["completion_window_s"], shown["stuck"]) == (8 * HOUR_S, None)
     clock.by_s = 8 * HOUR_S + 1860
@@ -99,5 +99,5 @@ async def test_a_window_outlives_a_restart(
     second = await gateway_for(upstream.url, **settings)
     stuck = await second.facts.wait_for(BecameStuck)
     assert stuck.response.response_id == soon
-    assert (await walked(second)).stuck == {Stuck.QUEUED: 1}
+    assert (await walked(second)).stuck == {(Stuck.QUEUED, MODEL): 1}
     assert (await fetch(f"{second.ops_url}/responses/{slow}")).json["stuck"] is None
