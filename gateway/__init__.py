@@ -50,6 +50,7 @@ Words, one meaning each:
     lease, epoch        the right to write a response, until its process is not heard of; the number of who had it
     claim, release      take the lease of what nobody living holds; leave it to others
     orphan, adopt       what no living process holds; to claim it and go on with it
+    forgotten, anew     what the store had acknowledged and has not any more; its holder writes it again
     guest               a live response that another process holds, while clients ask this one about it
     attach, resume      a reader begins; a reader begins in the middle. Re-attach: the pump does so upstream
     heartbeat           a comment in a silent stream

@@ -81,11 +81,13 @@ class FirstOutput(ResponseFact, frozen=True):
 class Ended(ResponseFact, frozen=True):
     """Tracking ended: `response.ending` says why. Emitted once per response, by whoever's write was the one.
 
-    `late`: the terminal status arrived after tracking had been given up; `source` is who saw the end.
+    `late`: the terminal status arrived after tracking had been given up; `source` is who saw the end. `again`: this
+    process knew of it, and then the store forgot it: nothing is counted, but what is due has to be sent.
     """
 
     late: bool
     source: str
+    again: bool = False
 
 
 class BecameStuck(ResponseFact, frozen=True):

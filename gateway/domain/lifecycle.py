@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec import Struct, field, structs
 
-from gateway.domain.events import ERROR, LIFE_CYCLE, Event
+from gateway.domain.events import ERROR, LIFE_CYCLE, TERMINAL_EVENT, Event, synthesised_terminal
 from gateway.domain.facts import Contradicted, Fact, FirstOutput, StatusChanged
 from gateway.domain.identifiers import identifier
 from gateway.domain.response import TERMINAL, Ending, Response, Status
@@ -181,6 +181,20 @@ def failed_by_error_event(response: Response, at: float) -> Outcome:
     """The stream ended after an `error` event and nothing else will come: the response failed."""
     response = response.but(status=Status.FAILED, status_at=at)
     return Outcome(_ended(response, Ending.TERMINAL, at), None, closes_log=True)
+
+
+def with_terminal_event(outcome: Outcome, reached: int) -> tuple[Outcome, tuple[Event, ...]]:
+    """A logged response whose end was only polled ends its log with one synthesised terminal event.
+
+    That is beyond `reached`, the last position that any reader may have, also of a log that has lost its tail.
+    """
+    response = outcome.response
+    if not response.logged or response.status not in TERMINAL_EVENT or outcome.body is None:
+        return outcome, ()
+    assert isinstance(response.status, Status)
+    event = synthesised_terminal(response.status, max(response.tail, reached) + 1, outcome.body)
+    response = response.but(synthesised=True, last_event=event.type)
+    return outcome.but(response=response, closes_log=True), (event,)
 
 
 def _told(response: Response, snapshot: Snapshot | None, status: Status, at: float) -> tuple[Response, list[Fact]]:

@@ -232,13 +232,15 @@ class Response(Struct, frozen=True, omit_defaults=True):
 class Change(Struct, frozen=True):
     """A change of a response's record: fields that are replaced, counts that are added, an owner that joined.
 
-    `once`: the change is made only while this count is 0, so that of all who make it one does.
+    `once`: the change is made only while this count is 0, so that of all who make it one does. `name`: 16 letters that
+    are this change's alone, so that it is made once where it is tried again, as whether it was made is not known.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     co_owner: str | None = None
     once: str | None = None
+    name: str | None = None
 
     def applied(self, response: Response) -> Response:
         """The response after this change."""

@@ -26,14 +26,15 @@ from gateway.edge.owners import caller
 from gateway.edge.passthrough import abort, write
 from gateway.relay.live import Live
 from gateway.store.follow import follow, preamble
-from gateway.store.port import Closed, End, Page
+from gateway.store.port import Closed, End, Forgotten, Page
 
 OF_THE_BODY = frozenset({"content-length", "content-encoding", "cache-control", "x-accel-buffering"})
 """Headers of upstream's that do not hold for another body."""
 STREAM_HEADERS: Headers = [("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache, no-transform")]
 _GONE = End("response_deleted", "The events of this response were deleted while they were read.")
+_FORGOTTEN = End("response_lost", "The store has lost this response, and no gateway has written it anew.")
 
-# A store that is down for a moment is a pause for its readers; for longer, their connection is cut.
+# A store that is down for a moment, or has forgotten, is a pause for its readers; for longer, that is their end.
 _STORE_PATIENCE_S = 60.0
 _STORE_RETRY_S = 1.0
 _SAMPLE_EVERY_S = 1.0
@@ -219,12 +220,15 @@ async def _pages(context: Context, response: Response, cursor: Cursor) -> AsyncI
                 after = page.frames[-1][0] if page.frames else after
                 yield page
             return
+        except (StoreUnavailable, Forgotten) as error:
+            patient_until = patient_until or time.monotonic() + _STORE_PATIENCE_S
+            if time.monotonic() > patient_until:
+                if isinstance(error, StoreUnavailable):
+                    raise
+                yield Page(end=_FORGOTTEN)
+                return
+            await asyncio.sleep(_STORE_RETRY_S)
+            yield Page()
         except Closed:
             yield Page(end=_GONE)
             return
-        except StoreUnavailable:
-            patient_until = patient_until or time.monotonic() + _STORE_PATIENCE_S
-            if time.monotonic() > patient_until:
-                raise
-            await asyncio.sleep(_STORE_RETRY_S)
-            yield Page()

@@ -207,7 +207,8 @@ class Attempts:
             self.answers.given(begun.live.key)
         else:
             self.answers.lost(begun.live.key)
-        self._spawn(self._mark(begun.live.key, attempt.now(fate, self._clock())), "attempt")
+        begun.live.attempt = attempt.now(fate, self._clock())
+        self._spawn(self._mark(begun.live.key, begun.live.attempt), "attempt")
 
     async def _mark(self, key: str, attempt: Attempt) -> None:
         try:

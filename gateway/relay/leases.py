@@ -11,10 +11,10 @@ next heartbeat, or earlier by a write that is refused; then it lets go. Nothing 
 epoch is old.
 
 When the store was away, for this process or for all, what was agreed with it may be lost, on either side: whether a
-claim was answered, what others told, what a failover forgot. So once it is back, all that is in hand is looked at, and
-what the store says this process holds, and it does not, is taken up; this also now and then, as a failover may be over
-before anybody has noticed. After a failure nobody adopts from the others for as long as a lease, in which they can say
-that they live. Run by the tracker.
+claim was answered, what others told, what a failover forgot. So once it is back, all that is in hand is looked at: what
+the store has forgotten is written anew, and is found by others again, and what the store says this process holds, and
+it does not, is taken up. This also now and then, as a failover may be over before anybody has noticed. After a failure
+nobody adopts from the others for as long as a lease, in which they can say that they live. Run by the tracker.
 """
 
 import asyncio
@@ -191,8 +191,9 @@ class Leases:
         self._news |= self._hands.live.keys() & pulse.news
         self.processes = pulse.processes
         self._poller.shared_by(pulse.processes)
-        if self.away:
+        if self.away or pulse.unsure:
             self._adopts_at = time.monotonic() + self._settings.lease_s
+        self.unsure = self.unsure or pulse.unsure or time.monotonic() >= self._looks_back_at
 
     async def _live_on(self) -> None:
         """Beat, if it is time: in the midst of long work."""
@@ -218,7 +219,9 @@ class Leases:
         live = self._hands.live.get(key)
         if live is None:
             return
-        if found is None or found.ended:
+        if found is None:
+            await self._ledger.missed(live)
+        elif found.ended:
             self._ledger.learn(live, found)
         elif found.epoch != live.epoch:
             self.taken(live)
@@ -230,10 +233,10 @@ class Leases:
                 await self._ledger.note_if_it_can(live)
 
     async def _adopt(self) -> None:
-        unsure, self.unsure, now = self.unsure, False, time.monotonic()
+        unsure, self.unsure = self.unsure, False
         in_hand = None
-        if unsure or now >= self._looks_back_at:
-            self._looks_back_at = now + _LOOK_BACK * self._settings.lease_s
+        if unsure:
+            self._looks_back_at = time.monotonic() + _LOOK_BACK * self._settings.lease_s
             in_hand = {*self._hands.live, *self._hands.attempts.recording}
         try:
             found = []

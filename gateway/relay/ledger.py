@@ -5,19 +5,20 @@ changed during it, so that two writers of one response (pump and poller) never u
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Sequence
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.events import TERMINAL_EVENT, Event, synthesised_terminal
+from gateway.domain.events import TERMINAL_EVENT, Event
 from gateway.domain.facts import Appended, Created, Ended, Fact, Observed, PickedUp, StoreFailed
 from gateway.domain.headers import Headers, kept_with_snapshot, request_id
-from gateway.domain.lifecycle import Outcome, observe, receive
-from gateway.domain.response import Body, Change, Ending, Response, Status, Stuck, difference
+from gateway.domain.lifecycle import Outcome, observe, receive, with_terminal_event
+from gateway.domain.response import Body, Change, Ending, Response, Stuck, difference
 from gateway.domain.snapshot import Snapshot
 from gateway.domain.stuck import turned
-from gateway.relay.live import Live
-from gateway.store.port import Fenced, Gap, Store
+from gateway.relay.live import Ends, Live
+from gateway.store.port import Closed, Fenced, Gap, Store
 from gateway.telemetry.observers import Telemetry
 
 _STORE_RETRY_S = 0.5
@@ -43,21 +44,26 @@ class Ledger:
         self._clock = clock
         self._on_end = on_end
         self._on_taken = on_taken
+        self._ends = Ends()
 
     async def receive(self, live: Live, events: Sequence[Event]) -> None:
         """Log a batch of events and fold it in. Raises what the store's `append` raises; nothing is folded then."""
         at, base, began = self._clock(), live.response, time.perf_counter()
-        step = receive(base, events, at)
+        # What the store has forgotten is logged again, and not folded in again.
+        known = sum(event.number <= live.reached for event in events) if events[0].number <= live.reached else 0
+        fresh = events[known:]
+        step = receive(base, fresh, at)
         if step.outcome is not None:
             body = self._body(live, step.body, at)
             facts = (*self._created(live, step.body, at, step.response), *step.facts)
-            await self.end(live, step.outcome, events[: step.events], facts=facts, body=body, source="stream")
+            await self.end(live, step.outcome, events[: known + step.events], facts=facts, body=body, source="stream")
             return
         if not await self._log(live, events, base, step.response):
             return
         if live.response is not base:
-            step = receive(live.response, events, at)
-        turns = _become(live, step.response, at)
+            step = receive(live.response, fresh, at)
+        turns = _become(live, step.response if fresh else live.response.but(tail=events[-1].number), at)
+        live.reached = max(live.reached, events[-1].number)
         live.heard_at = at
         appended = _appended(live, events, at, began)
         live.logged_bytes += appended.bytes
@@ -70,17 +76,20 @@ class Ledger:
 
     async def _log(self, live: Live, events: Sequence[Event], base: Response, after: Response) -> bool:
         """Append a batch; False where the response is over, or not this process's any more."""
-        if live.epoch is None:
-            return False
-        try:
-            if base.response_id is None and after.response_id is not None:
-                # First, so that whoever read the id from the log can ask for it, and the next process go on reading.
-                named = Change({"response_id": after.response_id, "pumped": after.pumped})
-                await self._store.change(live.key, named, epoch=live.epoch)
-            live.batches.append((events[-1].number, live.arrived_at))
-            await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
-        except Fenced:
-            self._on_taken(live)
+        while live.epoch is not None:
+            try:
+                if base.response_id is None and after.response_id is not None:
+                    # First, so that whoever read the id in the log can ask for it, and the next process go on.
+                    named = Change({"response_id": after.response_id, "pumped": after.pumped})
+                    await self._store.change(live.key, named, epoch=live.epoch)
+                live.batches.append((events[-1].number, live.arrived_at))
+                await self._store.append(live.key, events, tail=base.tail, epoch=live.epoch)
+                break
+            except Fenced:
+                self._on_taken(live)
+            except Closed:
+                if not await self.missed(live):
+                    break
         return live.in_hand
 
     async def observe(self, live: Live, snapshot: Snapshot, headers: Headers, *, source: str) -> bool:
@@ -113,9 +122,9 @@ class Ledger:
         changed = after.status is not before.status or after.fingerprint != before.fingerprint
         if changed or turns or after.response_id != before.response_id:
             await self.note(live)
-        elif self._store.shared:
-            # Other processes are asked about it too, and need not ask upstream so soon after.
-            await self._store.change(live.key, Change(), epoch=None, body=body)
+        # Other processes are asked about it too, and need not ask upstream so soon after.
+        elif self._store.shared and not await self._store.change(live.key, Change(), epoch=None, body=body):
+            await self.missed(live)
         if after.status is not before.status:
             live.changed()
         return changed
@@ -133,9 +142,11 @@ class Ledger:
         """The one ending write; True for whoever made it. Facts are emitted only then."""
         at, began = self._clock(), time.perf_counter()
         outcome = self._whole(live, outcome, source)
-        tail, epoch = live.response.tail, live.epoch
+        held, tail = live.in_hand, live.response.tail if events else -1  # an end alone continues whatever there is
         try:
-            done = await self._store.finish(live.key, outcome, events, tail=tail, epoch=epoch, body=body)
+            done = await self._store.finish(live.key, outcome, events, tail=tail, epoch=live.epoch, body=body)
+            if not done and await self.missed(live):
+                done = await self._store.finish(live.key, outcome, events, tail=tail, epoch=live.epoch, body=body)
         except Fenced:
             live.uncounted(outcome.counts)
             self._on_taken(live)
@@ -152,14 +163,41 @@ class Ledger:
             turns = _become(live, ended, self._clock())
             live.body = body or live.body
             logged_now = (_appended(live, events, at, began),) if events and not late else ()
-            self._telemetry.emit((*logged_now, *facts, *turns, Ended(self._clock(), live.response, late, source)))
+            told = Ended(self._clock(), live.response, late, source, again=self._ends.known(ended))
+            self._telemetry.emit((*logged_now, *facts, *turns, told))
+            self._over(live)
         else:
             live.uncounted(outcome.counts)
-            found = await self._store.get(live.key)
-            self._telemetry.emit(_become(live, found or live.response, self._clock()))
-        self._over(live)
+            if not held:
+                found = await self._store.get(live.key)
+                self._telemetry.emit(_become(live, found or live.response, self._clock()))
+                self._over(live)
         await self.note_if_it_can(live)
         return done
+
+    async def missed(self, live: Live) -> bool:
+        """The store does not have what is in hand, or has its end: whether it is in hand still.
+
+        What it has forgotten is written anew from memory; its log then lacks what upstream is asked for again (`Gap`).
+        What was deleted, has ended elsewhere, or is held by another process by now is in hand no more.
+        """
+        if not live.in_hand:
+            return False
+        mine = live.response.but(counts=live.saved.counts, tail=-1)
+        try:
+            found = await self._store.create(mine, live.attempt)
+        except Closed:
+            found = None
+        if not live.in_hand:
+            return False
+        if found is None or found.ended:
+            self.learn(live, found)
+        elif found.epoch != live.epoch:
+            self._on_taken(live)
+        elif found == mine:
+            self._telemetry.emit([StoreFailed(self._clock(), "keep", "It had forgotten a response that runs.")])
+            await self._store.change(live.key, Change(), epoch=None, body=_written(live.body))
+        return live.in_hand
 
     def learn(self, live: Live, ended: Response | None) -> None:
         """Another process has ended it, or deleted it (None)."""
@@ -169,6 +207,7 @@ class Ledger:
         self._over(live)
 
     def _over(self, live: Live) -> None:
+        self._ends.note(live.response)
         live.saved = live.response
         live.changed()
         self._on_end(live)
@@ -191,7 +230,7 @@ class Ledger:
         """An end that a response object showed. A log that grew meanwhile is continued where it ends now."""
         late = live.response.ended
         while True:
-            end, events = (outcome, ()) if late else _with_terminal_event(outcome)
+            end, events = (outcome, ()) if late else with_terminal_event(outcome, live.reached)
             try:
                 await self.end(live, end, events, facts=facts, body=body, source=source)
                 return
@@ -209,22 +248,33 @@ class Ledger:
                 await asyncio.sleep(_STORE_RETRY_S)
 
     async def note(self, live: Live) -> None:
-        """Write down what the store does not have yet."""
+        """Write down what the store does not have yet: first, as it was, what may have been written already."""
+        while live.unsure:
+            await self._note(live, *live.unsure.pop(0))
         value = live.response
-        change = Change(difference(live.saved, value).fields, live.take_counts())
-        if not change.empty:
-            try:
-                body = _written(live.body) if live.epoch is not None else None
-                await self._store.change(live.key, change, epoch=live.epoch, body=body)
-            except Fenced:
+        change = Change(difference(live.saved, value).fields, live.take_counts(), name=secrets.token_hex(8))
+        if change.empty:
+            live.saved = value
+        else:
+            await self._note(live, value, change)
+
+    async def _note(self, live: Live, value: Response, change: Change) -> None:
+        body = _written(live.body) if live.epoch is not None else None
+        try:
+            there = await self._store.change(live.key, change, epoch=live.epoch, body=body)
+        except Fenced:
+            live.uncounted(change.counts)
+            self._on_taken(live)
+        except Exception:
+            # Not where this task is cancelled: then the write is on its way, and would be counted twice.
+            live.unsure.append((value, change))
+            raise
+        else:
+            if there or not live.in_hand:
+                live.saved = value
+            else:
                 live.uncounted(change.counts)
-                self._on_taken(live)
-                return
-            except Exception:
-                # Not where this task is cancelled: then the write is on its way, and would be counted twice.
-                live.uncounted(change.counts)
-                raise
-        live.saved = value
+                await self.missed(live)
 
     async def refused(self, live: Live, credential: Headers | None) -> None:
         """Upstream refused this credential. Where there is no other, whoever hears from the owner may have it."""
@@ -276,10 +326,8 @@ class Ledger:
         return (Created(at, response or live.response),)
 
     def _body(self, live: Live, raw: bytes | None, at: float) -> Body | None:
-        if raw is None:
-            return live.body
         headers = live.body.headers if live.body else (("Content-Type", "application/json"),)
-        return Body(raw, headers, at)
+        return live.body if raw is None else Body(raw, headers, at)
 
 
 def _become(live: Live, after: Response, at: float) -> tuple[Fact, ...]:
@@ -295,14 +343,3 @@ def _appended(live: Live, events: Sequence[Event], at: float, began: float) -> A
 
 def _written(body: Body | None) -> Body | None:
     return body if body is not None and body.bytes else None
-
-
-def _with_terminal_event(outcome: Outcome) -> tuple[Outcome, tuple[Event, ...]]:
-    """A logged response whose end was only polled ends its log with one synthesised terminal event."""
-    response = outcome.response
-    if not response.logged or response.status not in TERMINAL_EVENT or outcome.body is None:
-        return outcome, ()
-    assert isinstance(response.status, Status)
-    event = synthesised_terminal(response.status, response.tail + 1, outcome.body)
-    response = response.but(synthesised=True, last_event=event.type)
-    return outcome.but(response=response, closes_log=True), (event,)

@@ -1,20 +1,38 @@
 """A response that this process holds: its newest value, and who waits for it to change."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.domain.attempt import Attempt
 from gateway.domain.headers import Headers
-from gateway.domain.response import Body, Response, Status
+from gateway.domain.response import Body, Change, Ending, Response, Status
 from gateway.domain.sealed import Seal
 from gateway.domain.stuck import Contact
 from gateway.relay.credentials import Credentials
 
 # A reader is woken while the next batch is being logged already.
 _BATCHES = 4
+_ENDS = 10_000
+
+
+class Ends:
+    """How the newest responses that are not in hand any more have ended, by this process's account."""
+
+    def __init__(self) -> None:
+        self._ends: OrderedDict[str, tuple[Ending | None, Status | None]] = OrderedDict()
+
+    def note(self, response: Response) -> None:
+        """It has ended so."""
+        self._ends[response.key] = response.ending, response.status
+        if len(self._ends) > _ENDS:
+            self._ends.popitem(last=False)
+
+    def known(self, response: Response) -> bool:
+        """Whether this end was noted before: then the store has forgotten it."""
+        return self._ends.get(response.key) == (response.ending, response.status)
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +40,8 @@ class Live:
     """One response in hand. Only the relay changes it; `ledger` writes it down.
 
     `response` is the newest value, `saved` the one that the store has; `unsaved` are counts not yet added there.
+    `unsure` are changes that may have been made, each after the value that it leads to.
+    `reached`: the highest position that its log has had; the tail may be below, where a failover forgot events.
     `epoch` is the one at which it is written; None: another process holds it, or none, as it has ended.
     `credential` are the newest owner's headers; None: the response waits for its owner. `spare` are those before: an
     owner may come back with an old credential that upstream does not take any more. They are in memory, and in the
@@ -46,7 +66,9 @@ class Live:
     credentials: Credentials | None = None
     body: Body | None = None
     saved: Response = field(init=False)
+    reached: int = field(init=False)
     unsaved: dict[str, int] = field(default_factory=dict)
+    unsure: list[tuple[Response, Change]] = field(default_factory=list)
     connected: bool = False
     reachable: bool = True
     heard_at: float = field(init=False)
@@ -72,6 +94,7 @@ class Live:
 
     def __post_init__(self) -> None:
         self.saved = self.response
+        self.reached = self.response.tail
         self.heard_at = max(self.response.moved_at, self.body.at if self.body is not None else 0.0)
 
     @property

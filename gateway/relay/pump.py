@@ -7,6 +7,9 @@ again after the last number; upstream decides what it still has. Where it refuse
 own, the poller goes on and the log ends with an event made from the final object. A foreground response is gone with
 its connection: its readers get the nested error. Nothing here ends a stream cleanly without a terminal event.
 
+A log that is shorter than it was has been forgotten in part, or as a whole (`Gap`). Then what is missing is asked of
+upstream again, in the same way; in the foreground it is written again from memory, as far as that goes back.
+
 A repeated number is compared with the log before it is dropped (`_judged`): a second delivery, or a numbering that
 restarted. Started by the tracker, as that response's task.
 """
@@ -38,8 +41,10 @@ from gateway.telemetry.observers import Telemetry
 _STORE_RETRY_S = 0.5
 _FIRST_RETRY_S = 0.2
 _DRAIN_S = 0.5
+_REMEMBERED_BYTES = 128 * 2**10  # seconds of a stream: what a failover may forget
 # A log may not grow for ever: what comes after is seen by polling, and the terminal event still brings all output.
 _LOG_FULL = "log_limit"
+_GAP = "gap"
 # What another attempt may change; 401 and 403 wait for a newer credential; anything else is upstream's word.
 _TRY_AGAIN = frozenset({408, 409, 429, *range(500, 600)})
 _UNAUTHORISED = frozenset({401, 403})
@@ -91,13 +96,14 @@ class Pump:
             if reason == _LOG_FULL:
                 self._poller.take(live)
                 return
-            fruitless = 0 if numbering.tail > before else fruitless + 1
+            fruitless = 0 if numbering.tail > before or reason == _GAP else fruitless + 1
             if fruitless:
                 await self._look(live)
 
     async def _copy(self, live: Live, answer: Answer, numbering: Numbering) -> str:
         """Read one upstream connection until it ends; the reason why it did."""
-        reading = _Reading(Decoder(self._settings.event_limit_bytes))
+        once = self._store.shared and not live.response.mode.background
+        reading = _Reading(Decoder(self._settings.event_limit_bytes), _Memory(numbering.tail) if once else None)
         live.connected = live.reachable = True
         try:
             while live.in_hand:
@@ -118,13 +124,10 @@ class Pump:
             return error.code
         except EventTooLarge:
             return "event_too_large"
-        except Closed:
-            if live.in_hand:
-                self._ledger.learn(live, await self._store.get(live.key))
         except Gap as gap:
             numbering.tail = gap.tail
             live.response = live.response.but(tail=gap.tail)
-            return "gap"
+            return _GAP
         finally:
             live.connected, live.heard_at = False, self._clock()
             answer.close()
@@ -150,6 +153,8 @@ class Pump:
             try:
                 if reading.unlogged:
                     await self._ledger.receive(live, tuple(reading.unlogged))
+                    if reading.memory is not None:
+                        reading.memory.keep(reading.unlogged)
                     reading.unlogged.clear()
                 elif reading.suspect is not None:
                     reading.unlogged = await self._judged(live, reading.suspect, numbering)
@@ -162,6 +167,12 @@ class Pump:
                         self._note_skipped(live, after, reading.unlogged)
                 else:
                     return
+            except Gap as gap:
+                forgotten = reading.memory.take(gap.tail) if reading.memory is not None else None
+                if forgotten is None:
+                    raise
+                live.response = live.response.but(tail=gap.tail)
+                reading.unlogged[:0] = forgotten
             except StoreUnavailable as error:
                 self._telemetry.emit([StoreFailed(self._clock(), "append", error.message)])
                 if not must:
@@ -170,7 +181,10 @@ class Pump:
 
     async def _judged(self, live: Live, event: Event, numbering: Numbering) -> list[Event]:
         """An event under a number that the log has passed: nothing if it is there already, else a position of ours."""
-        page = await self._store.read(live.key, after=event.number - 1, limit=1)
+        try:
+            page = await self._store.read(live.key, after=event.number - 1, limit=1)
+        except Closed:
+            return []  # there is nothing to compare it with; the next append finds out why
         if page.frames and page.frames[0][0] == event.number:
             logged = Decoder().feed(page.frames[0][1])
             if logged and same_event(logged[0].data, event.data):
@@ -258,11 +272,40 @@ class Pump:
                     pass
 
 
+class _Memory:
+    """The newest events of a log: for a store that may forget them, while upstream says each only once."""
+
+    def __init__(self, since: int) -> None:
+        self._since = since
+        self._events: deque[Event] = deque()
+        self._bytes = 0
+
+    def keep(self, events: Sequence[Event]) -> None:
+        """These have been logged. The oldest ones go."""
+        for event in events:
+            self._events.append(Event(event.number, event.type, event.frame, b""))  # nobody reads it again
+            self._bytes += len(event.frame)
+        while self._bytes > _REMEMBERED_BYTES:
+            oldest = self._events.popleft()
+            self._since, self._bytes = oldest.number, self._bytes - len(oldest.frame)
+
+    def take(self, tail: int) -> list[Event] | None:
+        """All that have been logged after a position, to be logged again; None where some of them have gone."""
+        if tail < self._since:
+            return None
+        taken = deque[Event]()
+        while self._events and self._events[-1].number > tail:
+            taken.appendleft(self._events.pop())
+            self._bytes -= len(taken[0].frame)
+        return list(taken)
+
+
 @dataclass(slots=True)
 class _Reading:
-    """What one upstream connection has brought that is not in the log yet."""
+    """What one upstream connection has brought that is not in the log yet; and what is, where only `memory` has it."""
 
     decoder: Decoder
+    memory: _Memory | None = None
     frames: deque[Frame] = field(default_factory=deque)
     suspect: Event | None = None
     unlogged: list[Event] = field(default_factory=list)

@@ -6,7 +6,7 @@ there is no room for a write, responses that have ended go, the oldest first; wh
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -145,7 +145,7 @@ class MemoryStore:
         """See the port."""
         self._write(self._get(key), partial(rules.release, epoch=epoch))
 
-    async def orphans(self, in_hand: Container[str] | None = None) -> AsyncIterator[Response]:
+    async def orphans(self, in_hand: Collection[str] | None = None) -> AsyncIterator[Response]:
         """See the port."""
         async for response in self.live():
             if rules.orphaned(self._get(response.key).state, in_hand):

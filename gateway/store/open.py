@@ -22,5 +22,6 @@ def open_store(settings: Settings, clock: Callable[[], float]) -> Store:
             timeout_s=settings.store_timeout_s,
             retention_s=settings.retention_s,
             resume_window_s=settings.resume_window_s,
+            give_up_after_s=settings.give_up_after_s,
         )
     return SqliteStore(path, durability=settings.durability, clock=clock, cache_bytes=settings.tail_cache_bytes)

@@ -23,7 +23,7 @@ What every store promises (one suite of tests holds them all):
 * A store that cannot do it now raises `StoreUnavailable` and has changed nothing.
 """
 
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -61,6 +61,10 @@ class Closed(Refused):
     """The log has ended, or the response is not in the store any more."""
 
 
+class Forgotten(Closed):
+    """There is nothing of it, and nothing says that it was deleted: who holds it, if anybody does, writes it anew."""
+
+
 class Unusable(Exception):
     """The store cannot be opened; the message is one line that says what to do."""
 
@@ -77,10 +81,12 @@ class Pulse:
     """What a process learns with its heartbeat: how many live, itself included, and what others did meanwhile.
 
     `news` are the keys of responses that this process held and another has ended or taken, or sealed credentials of.
+    `unsure`: the way to the store was cut meanwhile; it may have forgotten what it had acknowledged.
     """
 
     processes: int = 1
     news: Sequence[str] = ()
+    unsure: bool = False
 
 
 class End(Struct, frozen=True):
@@ -170,6 +176,8 @@ class Store(Protocol):
     async def create(self, response: Response, attempt: Attempt | None = None, *, join: bool = False) -> Response:
         """Record an attempt, before upstream is called. This process holds it, at epoch 1.
 
+        Or what it held before, at its epoch, where the store has forgotten that. Raises `Closed` where it was deleted.
+
         Its key is drawn for it and no other's. However many record it at once, one does: a record that is live under
         this key comes back as it is. So does, with `join`, that of an attempt which this one repeats, under a key of
         its own: of one whose client has gone before any other. One retry joins it, until that has gone too; an
@@ -186,6 +194,7 @@ class Store(Protocol):
         `token_open` and `seal` are everybody's. Whoever writes it, an older seal never takes the place of a newer one.
 
         A change that is made `once` is not made where its count is above 0 already: of all who try, one gets True.
+        One with a `name` that was tried, and may have been made though the store said that it could not, is made once.
         Of a response that has ended only counts and co-owners change: what a slower writer still thinks is not taken.
         The response id, once set, is found by `find` for the record's owner and every co-owner.
         """
@@ -224,7 +233,7 @@ class Store(Protocol):
         """The response object as upstream last gave it."""
 
     async def read(self, key: str, *, after: int, wait: float = 0, limit: int = PAGE_BYTES) -> Page:
-        """The next page after a position. Raises `Closed` where there is no such log (any more)."""
+        """The next page after a position. Raises `Closed` where there is no such log (any more), or `Forgotten`."""
 
     async def renew(self, ttl_s: float) -> Pulse:
         """This process lives: nobody takes what it holds for `ttl_s` seconds from now. 0: it holds nothing any more."""
@@ -238,10 +247,11 @@ class Store(Protocol):
     async def release(self, key: str, *, epoch: int) -> None:
         """Nobody holds it from now on. Nothing changes where another does by now."""
 
-    def orphans(self, in_hand: Container[str] | None = None) -> AsyncIterator[Response]:
+    def orphans(self, in_hand: Collection[str] | None = None) -> AsyncIterator[Response]:
         """Every record that has not ended and that no living process holds.
 
-        With `in_hand` also those that this process holds by the store's account, and that are not among these.
+        With `in_hand` also those that this process holds by the store's account, and that are not among these. These
+        will be found here by the others, should this process die.
         """
 
     async def turn(self, key: str, every_s: float) -> bool:

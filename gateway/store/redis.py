@@ -8,8 +8,9 @@ said by heartbeats and Redis' own clock (`redis_processes`).
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import lru_cache, partial
 
 from gateway.config_store import RedisUrl, without_password
@@ -19,16 +20,17 @@ from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
 from gateway.store import rules
-from gateway.store.port import ATTEMPT_S, PAGE_BYTES, Due, Durability, Lease, Page, Pulse, Query, Space, Unusable
+from gateway.store.port import PAGE_BYTES, Due, Durability, Lease, Page, Pulse, Query, Space, Unusable
 from gateway.store.redis_attempts import Answered
 from gateway.store.redis_client import client_of
 from gateway.store.redis_due import Dues
 from gateway.store.redis_hints import Hints, keys_of
 from gateway.store.redis_inspection import inspect
+from gateway.store.redis_keeping import Keeping
 from gateway.store.redis_link import Call, Link, text
 from gateway.store.redis_logs import Logs
 from gateway.store.redis_processes import Processes
-from gateway.store.redis_rows import Kept, Names, Row, body_of, names_of
+from gateway.store.redis_rows import Kept, Names, body_of, names_of
 from gateway.store.redis_scripts import UNLOCK
 from gateway.store.redis_writing import Turns, Writer
 from gateway.store.rules import State
@@ -36,8 +38,6 @@ from gateway.store.rules import State
 _PREFIX = "responses"
 _REMEMBERED_NAMES = 4096
 _AT_ONCE = 100
-_PURGED_AT_ONCE = 20
-_PURGED_PER_CALL = 200
 _LOCK_S = 10.0
 _LOCK_PAUSE_S, _LOCK_TRIES = 0.02, 500
 _BACKSTOP_S = 86400.0
@@ -58,6 +58,7 @@ class RedisStore:
         timeout_s: float = 5.0,
         retention_s: float = 604800.0,
         resume_window_s: float = 600.0,
+        give_up_after_s: float = 86400.0,
     ) -> None:
         parsed = RedisUrl.parse(url)
         prefix = parsed.option("prefix") or _PREFIX
@@ -74,8 +75,10 @@ class RedisStore:
         self._processes = Processes(self._link, self._hints)
         self._dues = Dues(self._link, self._hints, self._names, self._processes)
         self._logs = Logs(self._link, self._names, self._processes.me, cache_bytes=cache_bytes)
-        kept = Kept(int((retention_s + _BACKSTOP_S) * 1000), int((resume_window_s + _BACKSTOP_S) * 1000))
+        kept_s = retention_s, resume_window_s, give_up_after_s + retention_s, 0.0
+        kept = Kept(*(int((some_s + _BACKSTOP_S) * 1000) for some_s in kept_s))
         self._writer = Writer(self._link, self._hints, self._names, self._processes, self._dues, self._logs, kept)
+        self._keeping = Keeping(self._link, self._hints, self._names, self._processes, self._dues, self._writer)
         self._answered = Answered(self._link, self._mark, clock)
         self._turn = Turns()
 
@@ -99,7 +102,7 @@ class RedisStore:
 
     async def create(self, response: Response, attempt: Attempt | None = None, *, join: bool = False) -> Response:
         """See the port."""
-        rule = partial(rules.create, response=response, attempt=attempt, holder=self._processes.me)
+        rule = partial(rules.create, response=response, attempt=attempt, holder=self._processes.me, forgets=True)
         if attempt is None:
             return await self._writer.begin(response.key, rule, response.created_at)
         async with self._turn(attempt.name):
@@ -121,7 +124,8 @@ class RedisStore:
 
     async def change(self, key: str, change: Change, *, epoch: int | None, body: Body | None = None) -> bool:
         """See the port."""
-        return await self._writer.write(key, partial(rules.change, change=change, epoch=epoch, body=body))
+        rule = partial(rules.change, change=change, epoch=epoch, body=body)
+        return await self._writer.change(key, rule, change.name)
 
     async def append(self, key: str, events: Sequence[Event], *, tail: int, epoch: int) -> int:
         """See the port."""
@@ -171,7 +175,8 @@ class RedisStore:
 
     async def renew(self, ttl_s: float) -> Pulse:
         """See the port."""
-        return await self._processes.renew(ttl_s)
+        pulse = await self._processes.renew(ttl_s)
+        return replace(pulse, unsure=self._logs.were_cut())
 
     async def claim(self, key: str) -> Lease | None:
         """See the port."""
@@ -181,12 +186,14 @@ class RedisStore:
         """See the port."""
         await self._writer.write(key, partial(rules.release, epoch=epoch))
 
-    async def orphans(self, in_hand: Container[str] | None = None) -> AsyncIterator[Response]:
+    async def orphans(self, in_hand: Collection[str] | None = None) -> AsyncIterator[Response]:
         """See the port."""
         mine = () if in_hand is None else (self._processes.me,)
+        if in_hand is not None:
+            await self._keeping.find_again(in_hand)
         for process in (None, *mine, *await self._processes.dead()):
             place = self._hints.held_by(process)
-            async for key, row in self._rows(place, but=in_hand or ()):
+            async for key, row in self._keeping.listed(place, but=in_hand or ()):
                 response = rules.record(row.state)
                 if (response is None or response.ended) and process is not None:
                     self._link.later(("ZREM", place, text(key)))  # it died before it could
@@ -201,7 +208,7 @@ class RedisStore:
 
     async def live(self) -> AsyncIterator[Response]:
         """See the port."""
-        async for _, row in self._rows(self._hints.key("live")):
+        async for _, row in self._keeping.listed(self._hints.key("live")):
             if (response := rules.record(row.state)) is not None and not response.ended:
                 yield response
 
@@ -245,20 +252,9 @@ class RedisStore:
         await self._writer.write(key, partial(rules.remove, now=self._clock()))
 
     async def purge(self, now: float, *, retention_s: float, resume_window_s: float, tombstone_s: float) -> int:
-        """See the port. What has gone by itself leaves nothing but its hints."""
-        rule = partial(rules.expire, now=now, retention_s=retention_s, resume_window_s=resume_window_s)
-        touched = await self._applied("ended", now - retention_s, rule)
-        touched += await self._applied("unstored", now - resume_window_s, rule)
-        touched += await self._applied(
-            "attempts", now - ATTEMPT_S, partial(rules.forget_attempt, until=now - ATTEMPT_S)
-        )
-        touched += await self._dues.forget(now - retention_s, _PURGED_PER_CALL)
-        await self._processes.forget()
-        stones = self._hints.key("tombstones")
-        old = await self._until("tombstones", now - tombstone_s)
-        if old:
-            await self._link.write(("ZREM", stones, *old))
-        return touched + len(old)
+        """See the port."""
+        limits = {"retention_s": retention_s, "resume_window_s": resume_window_s, "tombstone_s": tombstone_s}
+        return await self._keeping.purge(now, **limits)
 
     async def space(self) -> Space:
         """Bytes of memory that Redis uses, and may use."""
@@ -266,40 +262,6 @@ class RedisStore:
         used = sum(int(memory["used_memory"]) for memory in servers)
         limits = [int(memory.get("maxmemory", 0)) for memory in servers]
         return Space(used, max(sum(limits) - used, 0), sum(limits)) if all(limits) else Space(used)
-
-    async def _rows(self, place: bytes, *, but: Container[str] = ()) -> AsyncIterator[tuple[str, Row]]:
-        """All that a list leads to."""
-        (found,) = await self._link.read(("ZRANGE", place, 0, -1))
-        keys = [key for key in keys_of(found) if key not in but]
-        for start in range(0, len(keys), _AT_ONCE):
-            some = keys[start : start + _AT_ONCE]
-            for key, row in zip(some, await self._writer.read(some), strict=True):
-                yield key, row
-
-    async def _until(self, name: str, until: float) -> Sequence[bytes]:
-        asked = ("ZRANGEBYSCORE", self._hints.key(name), "-inf", repr(until), "LIMIT", 0, _PURGED_PER_CALL)
-        found: Sequence[bytes] = (await self._link.read(asked))[0]
-        return found
-
-    async def _applied(self, name: str, until: float, rule: Callable[[State], tuple[State, bool]]) -> int:
-        """Apply a rule to what a list has up to a time; how many records that touched."""
-        keys = keys_of(await self._until(name, until))
-        touched = 0
-        for start in range(0, len(keys), _PURGED_AT_ONCE):
-            some = keys[start : start + _PURGED_AT_ONCE]
-            rows = dict(zip(some, await self._writer.read(some), strict=True))
-            if name == "ended":
-                await self._make_room([key for key, row in rows.items() if row.had_ended(until)])
-            touched += sum(await asyncio.gather(*[self._writer.write(key, rule) for key in some]))
-            for key, row in rows.items():
-                if row.state.entry is None:
-                    self._link.later(*self._hints.forget(key))
-        return touched
-
-    async def _make_room(self, keys: Sequence[str]) -> None:
-        """First goes what needs no room to go: a Redis that is full can do nothing else."""
-        if keys:
-            await self._link.write(*[("UNLINK", part) for key in keys for part in self._names(key).content])
 
     async def _mark(self, key: str, attempt: Attempt) -> None:
         await self._writer.write(key, partial(rules.mark, attempt=attempt))

@@ -21,7 +21,10 @@ _AGAIN_S = 0.2
 
 
 class Ears:
-    """Told of: `message(channel, bytes)`; `confirmed(channel)`, from when on none is missed; `lost(channel)`."""
+    """Told of: `message(channel, bytes)`; `confirmed(channel)`, from when on none is missed; `lost(channel)`.
+
+    `cuts`: how often a line broke.
+    """
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class Ears:
         self.sharded = "S" if link.is_cluster else ""
         self._lines: dict[str, _Line] = {}
         self._places: dict[bytes, _Line] = {}
+        self.cuts = 0
 
     def open(self) -> None:
         """Be ready, where it is known for what."""
@@ -104,6 +108,7 @@ class _Line:
                 pass  # readers ask Redis themselves, and say if they cannot
             finally:
                 self._connection = None
+                self._ears.cuts += 1
             if self._ears.sharded:
                 for channel in tuple(self.channels):
                     self._ears.gone(channel)

@@ -51,8 +51,8 @@ class Hints:
         """What stands for a response in the list of those that are gone."""
         return text(f"{route}\0{response_id}")
 
-    def before(self, key: str, order: int, old: State, new: State) -> Iterator[Command]:
-        """What leads to a response from its next write on."""
+    def before(self, key: str, order: int, old: State, new: State, *, kept_ms: int) -> Iterator[Command]:
+        """What leads to a response from its next write on; its names for as long as it is kept."""
         if new.entry is None:
             response = old.entry.response if old.entry is not None else None
             if response is not None and response.response_id is not None and new.removed_at is not None:
@@ -68,7 +68,7 @@ class Hints:
         for route, response_id, owner in aliases(new.entry) - aliases(old.entry):
             name = self.name(route, response_id)
             yield ("HSET", name, text(owner), text(key))
-            yield ("PERSIST", name)
+            yield ("PEXPIRE", name, kept_ms)
 
     def after(self, key: str, order: int, old: State, new: State, *, kept_ms: int) -> Iterator[Command]:
         """What has led to a response and does not since its last write."""

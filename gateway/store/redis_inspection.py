@@ -40,10 +40,8 @@ def _synced(said: Mapping[str, Any]) -> bool:
 
 def _warnings(said: Mapping[str, Any]) -> Iterator[str]:
     policy = said.get("maxmemory-policy", "noeviction")
-    if policy.startswith("allkeys"):
+    if policy != "noeviction":
         yield f"with maxmemory-policy {policy} a full Redis deletes responses that still run; set noeviction"
-    elif policy != "noeviction":
-        yield f"with maxmemory-policy {policy} a full Redis deletes ended responses before their time; set noeviction"
     if said.get("maxmemory") == "0":
         yield "without maxmemory a Redis that fills its machine is killed; set it below the machine's memory"
     if said.get("appendonly") == "no":

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.store.port import Closed, End, Page
+from gateway.store.port import Closed, End, Forgotten, Page
 from gateway.store.redis_ears import Ears
 from gateway.store.redis_link import CLOSED, Link
 from gateway.store.redis_rows import Names, Said, page_of, read_message, read_page
@@ -65,6 +65,7 @@ class Logs:
         self._channels: dict[bytes, _Watched] = {}
         self._pages: dict[tuple[str, int, int], asyncio.Future[list[Any]]] = {}
         self._ears = Ears(link, self._message, self._confirmed, self._lost, self._forget_unread)
+        self._cuts = 0
 
     def open(self) -> None:
         """Begin to listen."""
@@ -100,6 +101,11 @@ class Logs:
         if watched.behind:
             self._link.spawn(self._mend(watched))
 
+    def were_cut(self) -> bool:
+        """Whether a line to Redis broke since this was asked last."""
+        before, self._cuts = self._cuts, self._ears.cuts
+        return self._cuts != before
+
     async def _wait(self, watched: _Watched, after: int, wait_s: float, limit: int) -> Page:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
@@ -132,11 +138,10 @@ class Logs:
                     await self._catch_up(watched.key, tail)
                     if not watched.confirmed.is_set():
                         await self._ears.listen(watched.channel)
-            except Closed:
-                self._gone(watched)
-                raise
-            except BaseException:
+            except BaseException as error:
                 watched.behind = True
+                if isinstance(error, Closed) and not isinstance(error, Forgotten):
+                    self._gone(watched)
                 raise
             watched.heard_at = time.monotonic()
             return tail
@@ -178,6 +183,8 @@ class Logs:
             reading.add_done_callback(lambda _: self._pages.pop(place))
         (found,) = await asyncio.shield(reading)
         if found is None:
+            raise Forgotten("the store has nothing of this log")
+        if not found:
             raise Closed(GONE)
         return read_page(found)
 

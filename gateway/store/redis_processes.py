@@ -23,9 +23,9 @@ class Processes:
         self._link, self._hints = link, hints
         self._all = hints.key("processes")
 
-    def known(self) -> Command:
-        """This process is known, before it has written anything, so that others find what it leaves behind."""
-        return ("ZADD", self._all, "NX", 0, self.me)
+    def known(self, process: str) -> Command:
+        """A process is known before it has written anything, so that others find what it leaves behind."""
+        return ("ZADD", self._all, "NX", 0, process)
 
     async def renew(self, ttl_s: float) -> Pulse:
         """Live for so long; what there is to know."""

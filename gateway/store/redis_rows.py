@@ -1,7 +1,9 @@
 """How a response's state becomes keys of Redis, and back. Only the modules of `redis` call this.
 
 All keys of one response have its key in braces, and so are in one hash slot of a cluster: a hash with the record, a
-stream with the log (an event's id is its position + 1), a hash with the body, one with the ends that are due.
+stream with the log (an event's id is its position + 1), a hash with the body, one with the ends that are due. Each goes
+by itself when its time is over. Of what was deleted the record says so, for a while: so whoever holds it and has not
+heard can tell that from what a failover forgot.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,10 +89,26 @@ ABSENT = Row(State())
 
 
 class Kept(Struct, frozen=True):
-    """For how long a response that has ended is kept if nobody purges it (milliseconds): its record, its log."""
+    """For how long a response is kept if nobody purges it, from its last write on (milliseconds).
+
+    One that has ended: its record, and the log of one that is not to be stored. One that lives: longer than it may, not
+    counting its completion window. One that was deleted: that it was.
+    """
 
     record_ms: int
     log_ms: int
+    live_ms: int
+    grave_ms: int
+
+    def of(self, state: State) -> tuple[int, int]:
+        """Its record, its log and body."""
+        if state.entry is None:
+            return self.grave_ms, self.grave_ms
+        response = state.entry.response
+        if not response.ended:
+            live_ms = self.live_ms + int(response.parameters.completion_window_s * 1000)
+            return live_ms, live_ms
+        return self.record_ms, self.record_ms if response.stored else self.log_ms
 
 
 def names_of(prefix: str, publish: str, key: str) -> Names:
@@ -105,6 +123,9 @@ def row_of(found: "Mapping[bytes, bytes] | Sequence[bytes]") -> Row:
         found = dict(zip(found[::2], found[1::2], strict=True))
     if not found:
         return ABSENT
+    writes = found[b"writes"]
+    if b"data" not in found:
+        return Row(State(removed_at=float(found[b"removed"])), writes[:NAME_BYTES], writes)
     attempt, hold = found.get(b"attempt"), found[b"hold"].decode()
     state = State(
         entry=decode(_entry, found[b"data"]),
@@ -112,7 +133,6 @@ def row_of(found: "Mapping[bytes, bytes] | Sequence[bytes]") -> Row:
         hold=hold or None,
         attempt=decode(_attempt, attempt) if attempt else None,
     )
-    writes = found[b"writes"]
     return Row(state, writes[:NAME_BYTES], writes, int(found[b"order"]))
 
 
@@ -135,23 +155,25 @@ def commit_of(
 ) -> Call:
     """Write what a rule made of a row; `ends` are the fields of what is due, `by` names this process."""
     before = row.state
-    record: list[Value] = list(_record_fields(row, after)) if after.entry else []
+    record = list(_record_fields(row, after)) if after.entry else [b"removed", repr(after.removed_at)]
     body: list[Value] = []
     if after.body is not None:
         at = repr(after.body.at)
         body += (b"bytes", after.body.bytes, b"headers", encode(after.body.headers), b"at", at)
-    goes, log_goes = after.entry is None, not _kept(after)
+    log_goes = not _kept(after)
     begins = before.entry is None  # what another of this key may have left behind goes
+    anew = after.entry is None or before.removed_at is not None
     had_ended, has_ended = _end_of(before), _end_of(after)
     moved = after.tail != before.tail or has_ended != had_ended
-    ended = after.entry is not None and after.entry is not before.entry and after.entry.response.ended
-    record_ms, log_ms = (kept.record_ms, _log_ms(after, kept)) if ended else ("", "")
+    lasts = after.entry is not before.entry or after.body is not None or begins
+    record_ms, log_ms = kept.of(after) if lasts else ("", "")
     message = b""
     if after.events or has_ended != had_ended or (log_goes and _kept(before)):
         message = _message(Said(by, before.tail, (), has_ended, log_goes), after.events)
     values = (
         *(name, row.version, before.tail if moved and not begins else "", record_ms, log_ms, message),
-        *(-1 if goes else len(record) // 2, -1 if log_goes or begins else len(body) // 2, len(ends), names.publish),
+        *(-len(record) // 2 if anew else len(record) // 2, -1 if log_goes or begins else len(body) // 2),
+        *(len(ends), names.publish),
         *record,
         *([] if begins else body),
         *(part for pair in ends.items() for part in pair),
@@ -210,11 +232,6 @@ def _kept(state: State) -> bool:
 
 def _end_of(state: State) -> End | None:
     return state.entry.end if state.entry is not None else None
-
-
-def _log_ms(state: State, kept: Kept) -> int:
-    stored = state.entry is None or state.entry.response.stored
-    return kept.record_ms if stored else kept.log_ms
 
 
 def _entries(events: Sequence[Event]) -> Iterator[Value]:

@@ -42,6 +42,10 @@ for i = 6, #ARGV, 2 do
     redis.call('XADD', KEYS[2], ARGV[i], 'f', ARGV[i + 1])
     message[#message + 1] = ARGV[i + 1]
 end
+if known[2] == '-1' then
+    local left = redis.call('PTTL', KEYS[1])
+    if left > 0 then redis.call('PEXPIRE', KEYS[2], left) end
+end
 redis.call('HSET', KEYS[1], 'tail', ARGV[3])
 redis.call(ARGV[5], KEYS[3], table.concat(message))
 return {'done'}
@@ -49,8 +53,8 @@ return {'done'}
 
 # KEYS: record, log, body, due, channel. ARGV: name of this write, version ('': there is none), tail ('': any), how long
 # record and due are kept (ms; '': as they are), how long log and body are, head of the message ('': none), how many
-# fields of the record (-1: it goes), of the body (-1: it goes, and so does the log), of what is due; how the message is
-# published; then these fields with their values, then id and frame of each event.
+# fields of the record (below 0: what it had goes), of the body (-1: it goes, and so does the log), of what is due; how
+# the message is published; then these fields with their values, then id and frame of each event.
 COMMIT = Script(f"""
 local writes = redis.call('HGET', KEYS[1], 'writes') or ''
 if writes ~= '' and string.find(writes, ARGV[1], 1, true) then return {{'done'}} end
@@ -66,12 +70,9 @@ local function put(key, count)
     end
 end
 local fields, fields_of_body = tonumber(ARGV[7]), tonumber(ARGV[8])
-if fields < 0 then
-    redis.call('DEL', KEYS[1])
-else
-    put(KEYS[1], fields)
-    redis.call('HSET', KEYS[1], 'writes', string.sub(ARGV[1] .. writes, 1, {NAME_BYTES * _REMEMBERED}))
-end
+if fields < 0 then redis.call('DEL', KEYS[1]) end
+put(KEYS[1], math.abs(fields))
+redis.call('HSET', KEYS[1], 'writes', string.sub(ARGV[1] .. writes, 1, {NAME_BYTES * _REMEMBERED}))
 if fields_of_body < 0 then redis.call('UNLINK', KEYS[2], KEYS[3]) else put(KEYS[3], fields_of_body) end
 put(KEYS[4], tonumber(ARGV[9]))
 local message = {{ARGV[6]}}
@@ -81,7 +82,7 @@ for i = at, #ARGV, 2 do
 end
 if ARGV[4] ~= '' then
     redis.call('PEXPIRE', KEYS[1], ARGV[4])
-    redis.call('PEXPIRE', KEYS[4], ARGV[4])
+    if ARGV[9] ~= '0' then redis.call('PEXPIRE', KEYS[4], ARGV[4]) end
 end
 if ARGV[5] ~= '' then
     redis.call('PEXPIRE', KEYS[2], ARGV[5])
@@ -91,10 +92,14 @@ if ARGV[6] ~= '' then redis.call(ARGV[10], KEYS[5], table.concat(message)) end
 return {{'done'}}
 """)
 
-# KEYS: record, log. ARGV: id to begin with, bytes at the most. Tail, end, then id and frame of each event; or nothing.
+# KEYS: record, log. ARGV: id to begin with, bytes at the most. Tail, end, then id and frame of each event; of a log
+# that went on purpose an empty list, else nothing.
 PAGE = Script("""
 local known = redis.call('HMGET', KEYS[1], 'tail', 'end', 'kept')
-if known[3] ~= '1' then return false end
+if known[3] ~= '1' then
+    if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
+    return false
+end
 local page, room, from = {known[1], known[2]}, tonumber(ARGV[2]), ARGV[1]
 while true do
     local some = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 16)

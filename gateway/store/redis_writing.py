@@ -7,7 +7,7 @@ write, is said of what was just read. Writes of one response take turns in this 
 all that they depend on is in the script (`APPEND`).
 
 A write that is sent again under the same name is done once. An end whose answer did not come at all keeps its name for
-the next try, so that whoever tries again is told that it was this process's.
+the next try, so that whoever tries again is told that it was this process's; a change has its name from whoever tries.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class Writer:
         logs: Logs,
         kept: Kept,
     ) -> None:
-        self._link, self._hints, self._names, self._kept = link, hints, names, kept
+        self._link, self._hints, self._names, self.kept = link, hints, names, kept
         self._processes, self._dues, self._logs = processes, dues, logs
         self._turn = Turns()
         self._rows: OrderedDict[str, Row] = OrderedDict()
@@ -90,20 +90,22 @@ class Writer:
         """What the rule answers, once what it decided is done; or what it raised."""
         return await self._write(key, rule, None)
 
+    async def change(self, key: str, rule: Rule[bool], name: str | None) -> bool:
+        """The same under a name, if it has one: what was done under that is not done again, and answered True."""
+        async with self._turn(key):
+            return await self._decide(
+                key, rule, self._rows.get(key), name.encode() if name else self._name(), done=True
+            )
+
     async def end(self, key: str, rule: Rule[bool]) -> bool:
         """The same for an end, which is answered True also if this process made it unawares."""
         async with self._turn(key):
-            tried = self._endings.pop(key, None)
-            name = tried or self._name()
+            name = self._endings.pop(key, None) or self._name()
             try:
-                done = await self._decide(key, rule, self._rows.get(key), name)
-                if not done and tried is not None:
-                    (row,) = await self.read([key])
-                    done = tried in row.writes
+                return await self._decide(key, rule, self._rows.get(key), name, done=True)
             except StoreUnavailable:
                 self._endings[key] = name
                 raise
-            return done
 
     async def claim(self, key: str) -> Lease | None:
         """The lease of a response, if this process may have it."""
@@ -150,11 +152,14 @@ class Writer:
         async with self._turn(key):
             return await self._decide(key, rule, row or self._rows.get(key), self._name())
 
-    async def _decide(self, key: str, rule: Rule[_T], row: Row | None, name: bytes) -> _T:
+    async def _decide(self, key: str, rule: Rule[_T], row: Row | None, name: bytes, *, done: _T | None = None) -> _T:
+        """`done`: the answer where the write of this name is done already."""
         remembered = row is not None
         while True:
             if row is None:
                 (row,), remembered = await self.read([key]), False
+            if done is not None and name in row.writes:
+                return done
             try:
                 after, answer = rule(row.state)
             except Exception:
@@ -175,9 +180,10 @@ class Writer:
         """Do it; or what is there instead of the row that it was decided on."""
         self._rows.pop(key, None)
         ends = self._dues.ends(key, after.ends)
-        known = [] if self._known else [self._processes.known()]
-        before = [*known, *self._hints.before(key, row.order, row.state, after), *ends.before]
-        commit = commit_of(self._names(key), row, after, name, ends.fields, self._kept, by=self._processes.me)
+        known = [] if self._known else [self._processes.known(self._processes.me)]
+        hints = self._hints.before(key, row.order, row.state, after, kept_ms=self.kept.of(after)[0])
+        before = [*known, *hints, *ends.before]
+        commit = commit_of(self._names(key), row, after, name, ends.fields, self.kept, by=self._processes.me)
         (kind, *rest) = await self._in_order(before, commit, apart=after.entry is None)
         if kind == b"changed":
             if ends.back:
@@ -201,7 +207,7 @@ class Writer:
             self._rows[key] = settled(row, after, name)
             if len(self._rows) > _REMEMBERED:
                 self._rows.popitem(last=False)
-        later = list(self._hints.after(key, row.order, before, after, kept_ms=self._kept.record_ms))
+        later = list(self._hints.after(key, row.order, before, after, kept_ms=self.kept.of(after)[0]))
         later += self._news(key, before, after)
         if later:
             self._link.later(*later)
@@ -234,4 +240,5 @@ def _is_written(before: State, after: State) -> bool:
         or after.entry is not before.entry
         or after.attempt is not before.attempt
         or after.hold != before.hold
+        or after.removed_at != before.removed_at
     )

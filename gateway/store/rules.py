@@ -77,12 +77,19 @@ def aliases(entry: Entry | None) -> frozenset[Alias]:
     return frozenset((response.route, entry.response.response_id, owner) for owner in owners)
 
 
-def create(state: State, response: Response, attempt: Attempt | None, holder: str) -> tuple[State, Response]:
-    """The first write. A record that is there already comes back as it is."""
+def create(
+    state: State, response: Response, attempt: Attempt | None, holder: str, *, forgets: bool = False
+) -> tuple[State, Response]:
+    """The first write; or again that of what was held before, which a store that `forgets` has not.
+
+    A record that is there already comes back as it is. Raises Closed where it was deleted.
+    """
     existing = record(state)
     if existing is not None:
         return state, existing
-    response = response.but(epoch=1, tail=-1)
+    if response.epoch and (state.removed_at is not None or not forgets):
+        raise Closed("the response was deleted")
+    response = response.but(epoch=response.epoch or 1, tail=-1)
     return State(Entry(response), hold=holder, attempt=attempt), response
 
 
@@ -229,6 +236,8 @@ def release(state: State, *, epoch: int) -> tuple[State, None]:
 
 def remove(state: State, now: float) -> tuple[State, bool]:
     """All of it goes; the tombstone is the store's."""
+    if state.entry is None and state.removed_at is not None:
+        return state, False
     return State(removed_at=now, ends=state.ends), state.entry is not None
 
 

@@ -7,7 +7,7 @@ memory is never behind the file, so what is in memory is not read.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -175,7 +175,7 @@ class SqliteStore:
         """See the port."""
         await self._write(key, partial(rules.release, epoch=epoch))
 
-    async def orphans(self, in_hand: Container[str] | None = None) -> AsyncIterator[Response]:
+    async def orphans(self, in_hand: Collection[str] | None = None) -> AsyncIterator[Response]:
         """See the port."""
         for response in self._alive(lambda held: rules.orphaned(held.state, in_hand)):
             yield response

@@ -97,6 +97,8 @@ class GenAiMetrics:
 
     def _ended(self, fact: facts.Ended) -> None:
         response = fact.response
+        if fact.again:
+            return
         common = self._common(response)
         if not fact.late:
             took, error_type = fact.at - response.created_at, went_wrong(response) or _NO_ERROR

@@ -139,6 +139,8 @@ class Logs:
         self._say(level, "create_refused", fact, http_status=fact.status, error_code=fact.response.error_code)
 
     def _ended(self, fact: facts.Ended) -> None:
+        if fact.again:
+            return
         level: Level = "warning" if went_wrong(fact.response) else "info"
         self._say(level, "response_ended", fact, late=fact.late, source=fact.source, **_story(fact.response, fact.at))
 

@@ -115,6 +115,8 @@ class Metrics:
 
     def _ended(self, fact: facts.Ended) -> None:
         response, mode, trace = fact.response, fact.response.mode, fact.response.trace
+        if fact.again:
+            return
         if response.ending is Ending.TERMINAL:
             self._terminal(fact)
         if fact.late:

@@ -13,9 +13,12 @@ from redis_server import RedisServer
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.response import Body, Change, Counts
+from gateway.relay.ledger import Ledger
+from gateway.relay.live import Live
 from gateway.store.follow import follow
 from gateway.store.port import End, Lease, Page
 from gateway.store.redis import RedisStore
+from gateway.telemetry.observers import Telemetry
 
 FOREVER_S = 10.0**9
 SHORT_S = 0.5
@@ -248,6 +251,44 @@ async def test_an_end_that_was_made_though_no_answer_came_is_this_processs_end(
     assert not await other.finish("key", completed(response), events(3), tail=2, epoch=None)
     assert await store.finish("key", completed(response), events(3), tail=2, epoch=1)
     assert not await store.finish("key", completed(response), events(3), tail=2, epoch=1)
+
+
+async def test_a_change_that_was_made_though_no_answer_came_is_made_once_however_often_it_is_tried(
+    process: Process, server: RedisServer, line: LossyLine
+) -> None:
+    store, other = await process(line.port), await process(server.port)
+    await logged(store, last=2)
+    change = Change({"model": "m"}, counts={"client_polls": 1}, name="0123456789abcdef")
+    line.lose = 100
+    with pytest.raises(StoreUnavailable):
+        await store.change("key", change, epoch=1)
+    line.lose = 0
+    await other.change("key", Change(counts={"client_polls": 1}), epoch=None)
+    assert await store.change("key", change, epoch=1)
+    assert await store.change("key", change, epoch=1)
+    shown = await other.get("key")
+    assert shown is not None
+    assert (shown.model, shown.counts) == ("m", Counts(client_polls=2))
+
+
+async def test_what_a_ledger_counts_is_added_once_though_no_answer_came(
+    process: Process, server: RedisServer, line: LossyLine
+) -> None:
+    store = await process(line.port)
+    ledger = Ledger(store, Telemetry([]), lambda: BEGAN, lambda live: None, lambda live: None)
+    record = await store.create(a_record())
+    live = Live(record, record.epoch)
+    live.count(client_polls=1)
+    line.lose = 100
+    await ledger.note_if_it_can(live)
+    line.lose = 0
+    live.count(client_polls=1)
+    live.response = live.response.but(model="m")
+    await ledger.note(live)
+    shown = await store.get("key")
+    assert shown is not None
+    assert (shown.model, shown.counts) == ("m", Counts(client_polls=2))
+    assert live.saved == live.response == shown
 
 
 async def test_a_lease_whose_answer_is_lost_is_had(process: Process, server: RedisServer, line: LossyLine) -> None:

@@ -235,6 +235,14 @@ async def test_a_key_that_was_deleted_begins_anew(store: Store) -> None:
     assert await there(store) == (numbered(0, 1), None)
 
 
+async def test_what_was_held_and_deleted_does_not_begin_anew(store: Store) -> None:
+    held = await logged(store, last=5)
+    await store.delete("key")
+    with pytest.raises(Closed):
+        await store.create(held)
+    assert await store.get("key") is None
+
+
 async def test_a_record_without_an_id_leaves_no_tombstone(store: Store) -> None:
     await store.create(a_record())
     await store.delete("key")
