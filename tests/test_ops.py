@@ -75,7 +75,8 @@ async def test_a_store_that_is_down_is_in_the_status_and_leaves_readiness_green(
     await gateway.gateway.store.close()
     assert (await fetch(f"{gateway.ops_url}/readyz")).status == 200
     store = (await fetch(f"{gateway.ops_url}/statusz")).json["store"]
-    assert (store["reachable"], store["bytes"], store["problem"]) == (False, None, "The store is closed.")
+    assert (store["reachable"], store["writable"], store["bytes"]) == (False, False, None)
+    assert store["problem"] == "The store is closed."
     listed = await fetch(f"{gateway.ops_url}/responses")
     assert (listed.status, listed.error["code"]) == (503, "store_unavailable")
 

@@ -175,8 +175,13 @@ async def test_a_full_redis_is_a_pause_too(simulate: Simulate, replicas: Replica
     await failed(a, "append")
     untracked = await fetch(f"{b.url}/v1/responses", "POST", body={**ask(), "background": True})
     assert untracked.headers["x-gateway-tracking"] == "off"
+    told = (await fetch(f"{b.ops_url}/statusz")).json["store"]
+    assert (told["reachable"], told["writable"]) == (True, False)
+    assert "no memory left" in told["problem"]
     assert "no memory left" in next(fact.reason for fact in a.facts.of(StoreFailed) if fact.operation == "append")
     server.ask("CONFIG", "SET", "maxmemory", "0")
+    told = (await fetch(f"{b.ops_url}/statusz")).json["store"]
+    assert (told["writable"], told["problem"]) == (True, None)
     assert numbers(first + await all_of(stream)) == await truth(upstream, response_id)
 
 

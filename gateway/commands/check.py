@@ -91,7 +91,7 @@ def _store(settings: Settings, running: dict[str, Any] | None) -> list[Finding]:
     path, shown = settings.store.path, settings.store.shown
     if running is not None and running["store"]["url"] == shown and settings.store.kind != "redis":
         store = running["store"]
-        if not store["reachable"]:
+        if store["problem"]:
             return [Finding("store", False, f"{shown}: {store['problem']}")]
         return [Finding("store", True, f"{shown} is held by the running gateway ({size(store['bytes'])})")]
     if settings.store.kind == "memory":

@@ -108,11 +108,13 @@ def _state(context: Context) -> str:
 
 
 async def _store(context: Context) -> dict[str, Any]:
+    """`reachable`: it can be read. What cannot be done is `problem`."""
     size: int | None = None
     problem: str | None = None
     try:
         async with asyncio.timeout(_STORE_S):
             size = (await context.store.space()).bytes
+            await context.store.probe()
     except StoreUnavailable as error:
         problem = error.message
     except TimeoutError:
@@ -121,7 +123,8 @@ async def _store(context: Context) -> dict[str, Any]:
         "kind": context.settings.store.kind,
         "url": context.settings.store.shown,
         "durability": context.store.durability,
-        "reachable": problem is None,
+        "reachable": size is not None,
+        "writable": problem is None,
         "bytes": size,
         "problem": problem,
     }

@@ -220,6 +220,10 @@ class MemoryStore:
         """About what it takes."""
         return Space(self._bytes)
 
+    async def probe(self) -> None:
+        """See the port."""
+        self._check()
+
     def _check(self) -> None:
         if self._closed:
             raise StoreUnavailable("The store is closed.")

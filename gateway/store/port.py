@@ -289,3 +289,6 @@ class Store(Protocol):
 
     async def space(self) -> Space:
         """What it takes and what there is left."""
+
+    async def probe(self) -> None:
+        """Raises `StoreUnavailable` where nothing can be written just now."""

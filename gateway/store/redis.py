@@ -38,6 +38,7 @@ from gateway.store.rules import State
 _PREFIX = "responses"
 _REMEMBERED_NAMES = 4096
 _AT_ONCE = 100
+_PROBES = 64  # of as many keys each server of a cluster has one
 _LOCK_S = 10.0
 _LOCK_PAUSE_S, _LOCK_TRIES = 0.02, 500
 _BACKSTOP_S = 86400.0
@@ -262,6 +263,12 @@ class RedisStore:
         used = sum(int(memory["used_memory"]) for memory in servers)
         limits = [int(memory.get("maxmemory", 0)) for memory in servers]
         return Space(used, max(sum(limits) - used, 0), sum(limits)) if all(limits) else Space(used)
+
+    async def probe(self) -> None:
+        """Write something to each server: one that is full, or a replica, still answers."""
+        keys = [self._hints.key("probe", str(number)) for number in range(_PROBES)]
+        everywhere = {self._link.place_of(key): key for key in keys}
+        await self._link.write(*[("SET", key, "", "PX", 1) for key in everywhere.values()])
 
     async def _mark(self, key: str, attempt: Attempt) -> None:
         await self._writer.write(key, partial(rules.mark, attempt=attempt))

@@ -21,19 +21,7 @@ from gateway.domain.events import Event
 from gateway.domain.lifecycle import Outcome
 from gateway.domain.response import Body, Change, Response
 from gateway.store import rules, sqlite_attempts, sqlite_due, sqlite_file, sqlite_rows
-from gateway.store.port import (
-    ATTEMPT_S,
-    PAGE_BYTES,
-    Closed,
-    Due,
-    Durability,
-    Lease,
-    Page,
-    Pulse,
-    Query,
-    Space,
-    Unusable,
-)
+from gateway.store.port import PAGE_BYTES, Closed, Due, Durability, Lease, Page, Pulse, Query, Space, Unusable
 from gateway.store.rules import State
 from gateway.store.sqlite_rows import Row
 from gateway.store.sqlite_thread import CLOSED, Held, Rule, SqliteThread
@@ -229,18 +217,22 @@ class SqliteStore:
             some = expired[start : start + _PURGED_PER_COMMIT]
             touched += sum(await asyncio.gather(*[self._thread.write(held, rule) for held in some]))
         await self._sweep()
-        for forget, until in (
+        for forget, at in (
             (sqlite_due.forget, ended_by),
-            (sqlite_attempts.forget, now - ATTEMPT_S),
+            (sqlite_attempts.forget, now),
             (sqlite_rows.forget_tombstones, now - tombstone_s),
         ):
-            touched += await self._thread.ask(forget, until, _PURGED_PER_CALL)
+            touched += await self._thread.ask(forget, at, _PURGED_PER_CALL)
         return touched
 
     async def space(self) -> Space:
         """Bytes of the file and its write-ahead log, and of the disk that they are on."""
         self._thread.check()
         return await asyncio.to_thread(sqlite_file.space_of, self._path)
+
+    async def probe(self) -> None:
+        """See the port."""
+        await self._thread.ask(sqlite_file.probe)
 
     @asynccontextmanager
     async def _turn(self, name: str, *, wait: bool) -> AsyncIterator[None]:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from gateway.domain.attempt import GIVEN_S, Attempt, Fate
+from gateway.store.port import ATTEMPT_S
 
 INSERT = "INSERT OR REPLACE INTO attempt VALUES(?,?,?,?,?,?,?)"
 DELETE = "DELETE FROM attempt WHERE rid=?"
@@ -45,10 +46,10 @@ def settle(db: sqlite3.Connection, rids: Sequence[int]) -> None:
     db.execute(f"DELETE FROM attempt WHERE rid IN ({some}) AND fate = ?", (Fate.WAITING,))
 
 
-def forget(db: sqlite3.Connection, until: float, limit: int) -> int:
-    """Forget attempts that have not moved since then; how many."""
+def forget(db: sqlite3.Connection, now: float, limit: int) -> int:
+    """Forget attempts that have not moved for `ATTEMPT_S`; how many."""
     sql = "DELETE FROM attempt WHERE rid IN (SELECT rid FROM attempt WHERE at <= ? LIMIT ?)"
-    return db.execute(sql, (until, limit)).rowcount
+    return db.execute(sql, (now - ATTEMPT_S, limit)).rowcount
 
 
 class Answered:

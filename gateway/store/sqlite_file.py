@@ -199,6 +199,11 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
+def probe(db: sqlite3.Connection) -> None:
+    """Write something that nobody reads."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES('probe', ?)", (secrets.token_bytes(8),))
+
+
 def space_of(path: Path) -> Space:
     """Room of the file with its write-ahead log, and on its disk. Raises StoreUnavailable."""
     files = (path, Path(f"{path}-wal"))

@@ -124,6 +124,7 @@ async def test_while_redis_is_gone_it_is_said_so_and_when_it_is_back_it_goes_on(
         lambda: store.read("key", after=-1),
         lambda: store.renew(10),
         lambda: store.space(),
+        lambda: store.probe(),
     ):
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(StoreUnavailable, match="Redis cannot be reached"):
@@ -154,6 +155,7 @@ async def test_a_full_redis_changes_nothing_and_when_there_is_room_it_goes_on(
         lambda: store.finish("key", completed(response), events(2), tail=1, epoch=1),
         lambda: store.create(a_record("new", response_id="resp_new")),
         lambda: store.delete("key"),
+        lambda: store.probe(),
     ):
         with pytest.raises(StoreUnavailable, match="no memory left"):
             await write()

@@ -153,6 +153,15 @@ def checkpoints_of(wal: Path) -> int:
     return int(sequence)
 
 
+async def test_a_probe_tells_whether_the_file_can_be_written(opened: Opener) -> None:
+    store = await opened()
+    await store.probe()
+    await store._thread.ask(lambda db: db.execute("PRAGMA query_only=1"))
+    assert (await store.space()).bytes
+    with pytest.raises(StoreUnavailable, match="readonly"):
+        await store.probe()
+
+
 async def test_a_full_disk_changes_nothing_and_when_there_is_room_it_goes_on(opened: Opener, path: Path) -> None:
     store = await opened()
     response = await logged(store, last=1)
