@@ -1,6 +1,11 @@
-"""Real Redis servers for tests: a server and a cluster for each test process, and whatever a test starts."""
+"""Real Redis servers for tests: a server and a cluster for each test process, and whatever a test starts.
+
+REDIS_SERVER in the environment names another program than `redis-server`, a Valkey, say, by its path.
+"""
 
 import atexit
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = "redis-server"
+from gateway.store.redis_inspection import OLDEST, OLDEST_CLUSTER
+
+PROGRAM = os.environ.get("REDIS_SERVER", "redis-server")
 PATIENCE_S = 30.0
 _SLOTS = 16384
 # With `everysec` a Redis that is killed while its disk is busy loses up to two seconds of what it has acknowledged.
@@ -24,8 +31,7 @@ class RedisServer:
     """A server that keeps what it is told in `folder`, and can be stopped and started again on its port."""
 
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
-        if shutil.which(PROGRAM) is None:
-            pytest.skip("there is no redis-server: apt-get install redis-server")
+        need()
         self.folder = folder
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -77,8 +83,23 @@ def free_port() -> int:
             continue
 
 
+def need(oldest: tuple[int, ...] = OLDEST) -> None:
+    """Skip what takes a program of this version at least, where there is none."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"there is no {PROGRAM}: apt-get install redis-server")
+    if _version() < oldest:
+        pytest.skip(f"{PROGRAM} is older than {'.'.join(map(str, oldest))}")
+
+
+@cache
+def _version() -> tuple[int, ...]:
+    said = subprocess.run((PROGRAM, "--version"), capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, re.findall(r"v=(\d+)\.(\d+)", said)[0]))
+
+
 def cluster(folder: Path, *options: str) -> list[RedisServer]:
     """Three servers that are one cluster."""
+    need(OLDEST_CLUSTER)
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
     nodes = [RedisServer(folder / str(number), *options).start() for number in range(3)]
     bounds = [_SLOTS * number // 3 for number in range(4)]

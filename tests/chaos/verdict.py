@@ -60,10 +60,7 @@ async def verdict(scene: Scene) -> Figures:
         wrong["generation spans missing"] += not generations
         wrong["generation spans that differ"] += len(set(map(_said, generations))) > 1
     ended = Counter(
-        line["response_id"]
-        for replica in scene.fleet.replicas
-        for line in replica.lines
-        if line["event"] == "response_ended"
+        line["key"] for replica in scene.fleet.replicas for line in replica.lines if line["event"] == "response_ended"
     )
     wrong["terminals told twice"] = sum(count > 1 for count in ended.values())
     wrong["terminals counted too often"] = max(

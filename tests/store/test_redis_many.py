@@ -130,7 +130,7 @@ async def pumped_to(store: RedisStore, first: int, last: int) -> None:
 def sentinel(tmp_path: Path) -> Iterator[tuple[str, list[RedisServer]]]:
     """The URL of a primary with a replica, and of a Sentinel that watches them."""
     primary = RedisServer(tmp_path / "primary").start()
-    replica = RedisServer(tmp_path / "replica", "--replicaof", f"127.0.0.1 {primary.port}").start()
+    replica = RedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(primary.port)).start()
     replica.until(lambda: "master_link_status:up" in replica.ask("INFO", "replication"))
     config = tmp_path / "sentinel.conf"
     config.write_text(

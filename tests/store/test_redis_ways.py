@@ -79,7 +79,8 @@ async def test_a_database_and_a_prefix(server: RedisServer, clock: Clock) -> Non
 
 
 async def test_a_user_with_the_rights_that_it_takes(server: RedisServer, clock: Clock) -> None:
-    rights = ("on", ">p@ss/word", "~responses:*", "&responses:*", "+@all", "-@admin", "-@dangerous", "+info")
+    topics = ("resetchannels", "&responses:*")
+    rights = ("on", ">p@ss/word", "~responses:*", *topics, "+@all", "-@admin", "-@dangerous", "+info")
     assert server.ask("ACL", "SETUSER", "gateway", *rights) == "+OK"
     await works(f"redis://gateway:p%40ss%2Fword@127.0.0.1:{server.port}", clock)
     assert "invalid username-password" in await refused(f"redis://gateway:other@127.0.0.1:{server.port}", clock)
