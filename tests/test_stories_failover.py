@@ -1,6 +1,6 @@
 """Redis fails over to a replica that is behind: what it has forgotten comes back from those who know it.
 
-The replica is Redis itself, killed and back as it was a moment before.
+In most of them the replica is Redis itself, killed and back as it was a moment before.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cutting import cutting
 from lives import a_response
 from processes import serve
 from redis_server import RedisServer
@@ -31,6 +32,14 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path / "redis").start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def replica(tmp_path: Path, server: RedisServer) -> Iterator[RedisServer]:
+    """Of that server."""
+    replica = RedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(server.port)).start()
+    yield replica
+    replica.kill()
 
 
 @pytest.fixture
@@ -99,6 +108,31 @@ async def test_a_stream_whose_create_was_forgotten_goes_on_for_its_readers_and_i
     (ended,) = a.facts.of(Ended)
     assert ended.response.status is Status.COMPLETED
     assert a.facts.of(Contradicted) == []
+
+
+async def test_so_it_does_where_a_replica_is_promoted_that_did_not_get_the_create(
+    simulate: Simulate, replicas: Replicas, server: RedisServer, replica: RedisServer, parts: AsyncExitStack
+) -> None:
+    upstream = await simulate(**STILL)
+    line = await cutting(parts, server.url)
+    a, b = await replicas(upstream, store=line.url.replace("http", "redis"))
+    replica.until(lambda: replica.ask("EXISTS", "responses:owner_key") == ":1")
+    assert replica.ask("REPLICAOF", "NO", "ONE") == "+OK"
+    stream = await a.client().responses.create(**job(delta_count=200))
+    upstream.simulator.skip(2)
+    first = await following(stream, 15)
+    response_id = first[0]["response"]["id"]
+    there = await b.client().responses.retrieve(response_id, stream=True)
+    beginning = await following(there, 10)
+    server.kill()
+    line.target = replica.url
+    line.cut()
+    upstream.simulator.skip(60)
+    expected = await truth(upstream, response_id)
+    assert numbers(first + await all_of(stream)) == expected
+    assert numbers(beginning + await all_of(there)) == expected
+    again = await all_of(await b.client().responses.retrieve(response_id, stream=True))
+    assert numbers(again) == expected
 
 
 async def test_where_upstream_does_not_tell_it_again_the_end_is_beyond_what_readers_have(
