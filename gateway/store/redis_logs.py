@@ -24,6 +24,7 @@ from gateway.store.rules import LAST_POSITION
 from gateway.store.tail import Frames, Tail
 
 GONE = "the log is not in the store any more"
+_SHORTER = End("response_lost", "The store has lost some of these events, and they could not be had again.")
 _SILENCE_S = 2.0
 _UNREAD_S = 30.0
 _PAGE_BYTES = 2**18
@@ -50,7 +51,8 @@ class _Watched:
             self.behind = True
             return
         self.heard_at = time.monotonic()
-        tail.publish([frame for frame in frames if frame[0] > tail.last], said.end or tail.end)
+        end = _ended(said.end, frames[-1][0] if frames else said.before, tail)
+        tail.publish([frame for frame in frames if frame[0] > tail.last], end or tail.end)
 
 
 class Logs:
@@ -167,7 +169,7 @@ class Logs:
             if tail.last != after:
                 continue  # a message was quicker
             whole = not frames or frames[-1][0] >= last
-            tail.publish(frames, end if whole else tail.end)
+            tail.publish(frames, _ended(end, last, tail) if whole else tail.end)
             if whole:
                 return tail
 
@@ -230,3 +232,8 @@ class Logs:
         for watched in tuple(self._watched.values()):
             if watched.read_at < before and (watched.tail is None or not watched.tail.waiting):
                 self._forget(watched)
+
+
+def _ended(end: End | None, last: int, tail: Tail) -> End | None:
+    """The end for readers. Some may be beyond it, where a failover has forgotten what they had: then it is an error."""
+    return _SHORTER if end is not None and end.code is None and last < tail.last else end

@@ -1,5 +1,6 @@
 """What a failover makes of Redis: keys that are not there any more, and others that do not fit what is."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -14,7 +15,7 @@ from gateway.domain.response import Body, Change, Counts
 from gateway.domain.snapshot import read_snapshot
 from gateway.relay.ledger import Ledger
 from gateway.relay.live import Live
-from gateway.store.port import Closed, Forgotten, Lease
+from gateway.store.port import Closed, End, Forgotten, Lease
 from gateway.store.redis import RedisStore
 from gateway.telemetry.observers import Telemetry
 
@@ -104,6 +105,26 @@ async def test_a_reader_waits_for_what_was_forgotten_and_gets_each_event_once(
     assert (await two.read("key", after=5, wait=0.01)).frames == ()
     await one.append("key", events(*range(4, 8)), tail=3, epoch=1)
     assert list((await two.read("key", after=5, wait=PATIENCE_S)).frames) == numbered(6, 7)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["it hears of", "it finds"])
+async def test_a_reader_that_is_beyond_the_end_of_what_was_written_anew_gets_no_clean_end(
+    process: Process, server: RedisServer, told: bool
+) -> None:
+    one, two = await process(), await process()
+    held = await logged(one, last=5)
+    assert (await two.read("key", after=5, wait=0.01)).frames == ()
+    forget(server, "*{key}*")
+    record = await one.create(held)
+    waiting = asyncio.ensure_future(two.read("key", after=5, wait=PATIENCE_S)) if told else None
+    await one.append("key", events(0, 1, 2), tail=-1, epoch=1)
+    await one.finish("key", completed(record), events(3), tail=2, epoch=1)
+    if not told:
+        await two._logs._ask(two._logs._watched["key"])
+    page = await (waiting or two.read("key", after=5, wait=PATIENCE_S))
+    assert page.end is not None
+    assert page.end.code == "response_lost"
+    assert await there(two) == (numbered(0, 3), End())
 
 
 async def by_noting(ledger: Ledger, live: Live) -> None:
