@@ -3,6 +3,7 @@
 `make chaos` tells the same of 10,000.
 """
 
+import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -64,3 +65,20 @@ async def test_gateways_that_take_up_the_crowd_of_a_killed_one_keep_to_the_budge
     assert polls.most_in_a_second() <= BUDGET + 3 + LATE
     held = [one.gateway.context.tracker.live for one in others]
     assert sum(map(len, held)) == CROWD
+
+
+async def test_polls_that_a_slow_redis_has_held_up_keep_to_the_budget(
+    parts: AsyncExitStack, gateway_for: Embed, tmp_path: Path
+) -> None:
+    server = redis_server.RedisServer(tmp_path / "redis").start()
+    parts.callback(server.kill)
+    upstream, polls = await counting_upstream(parts)
+    gateway = await gateway_for(upstream.url, store=server.url, **{**EAGER, "lease_s": 60.0})
+    await gather_crowd(CROWD, gateway.url)
+    server.process.send_signal(signal.SIGSTOP)
+    live = gateway.gateway.context.tracker.live
+    await until(lambda: sum(one.polling is not None for one in live.values()) > BUDGET / 2)
+    polls.forget()
+    server.process.send_signal(signal.SIGCONT)
+    await until(lambda: len(polls.times) >= 3 * BUDGET)
+    assert polls.most_in_a_second() <= BUDGET + 1 + LATE

@@ -78,7 +78,7 @@ class Poller:
         self._order = itertools.count()
         self._earlier = asyncio.Event()
         self._slots = asyncio.Semaphore(settings.poll_concurrency)
-        self._next_slot = 0.0
+        self._next_slot = self._next_asking = 0.0
         self._sharers = 1
         self._slow_until: dict[_Payer, float] = {}
 
@@ -112,12 +112,12 @@ class Poller:
                 heapq.heappop(self._queue)
                 self._schedule(live, slow_until - now)
                 continue
-            if (pause := max(due, self._next_slot) - now) > 0:
+            if (pause := max(due, self._next_slot, self._next_asking - self._pace_s) - now) > 0:
                 await self._wait(pause)
                 continue
             heapq.heappop(self._queue)
             await self._slots.acquire()
-            self._next_slot = max(self._next_slot, time.monotonic()) + self._sharers / self._settings.poll_budget_per_s
+            self._next_slot = max(self._next_slot, time.monotonic()) + self._pace_s
             self._start(live, lag=time.monotonic() - due).add_done_callback(lambda _: self._slots.release())
 
     def shared_by(self, processes: int) -> None:
@@ -180,7 +180,21 @@ class Poller:
             raise
         finally:
             self._schedule(live, self._interval(live))
+        if lag is not None:
+            await self._in_line()
         return await self._get(live, lag)
+
+    @property
+    def _pace_s(self) -> float:
+        """Between two polls of the schedule."""
+        return self._sharers / self._settings.poll_budget_per_s
+
+    async def _in_line(self) -> None:
+        """What a slow store has held up comes one after the other all the same; no more is begun meanwhile."""
+        now = time.monotonic()
+        turn = max(self._next_asking, now)
+        self._next_asking = turn + self._pace_s
+        await asyncio.sleep(turn - now)
 
     async def _get(self, live: Live, lag: float | None) -> Polled:
         began, at, before = time.monotonic(), self._clock(), live.response.status
