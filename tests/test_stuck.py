@@ -99,8 +99,8 @@ def test_upstream_forgets_what_is_not_stored_when_it_was_not_asked_for_too_long(
     assert forgotten_at(QUEUED, Contact(T + 5), PATIENCE) is None
 
 
-@pytest.mark.parametrize("reason", [Stuck.LOST, Stuck.UPSTREAM_UNREACHABLE, Stuck.EXPIRED])
-def test_what_was_not_answered_for_recovers_by_an_answer_and_by_nothing_else(reason: Stuck) -> None:
+@pytest.mark.parametrize("reason", [reason for reason in Stuck if reason is not Stuck.WAITS_FOR_OWNER])
+def test_what_is_stuck_for_a_reason_of_upstreams_recovers_by_an_answer_and_by_nothing_else(reason: Stuck) -> None:
     fields = {"stuck": reason, "stuck_at": T + 5}
     assert judged(6, {"heard_at": T + 1}, **fields) is reason, "also in a new process, that has not tried yet"
     assert judged(6, {"heard_at": T + 6}, **fields) is None

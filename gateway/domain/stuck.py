@@ -19,7 +19,6 @@ from gateway.domain.response import Response, Status, Stuck
 
 STANDS_STILL = frozenset({Stuck.QUEUED, Stuck.NO_PROGRESS})
 """Reasons that lie in the response, which upstream can be asked about."""
-_UNANSWERED = frozenset({Stuck.UPSTREAM_UNREACHABLE, Stuck.LOST, Stuck.EXPIRED})
 _MISSES = 2
 
 
@@ -66,7 +65,7 @@ def judge(response: Response, now: float, contact: Contact, patience: Patience) 
         return Stuck.LOST
     if silent >= patience.silent and not contact.reachable:
         return Stuck.UPSTREAM_UNREACHABLE
-    if response.stuck in _UNANSWERED and contact.heard_at <= (response.stuck_at or 0.0):
+    if response.stuck not in (None, Stuck.WAITS_FOR_OWNER) and contact.heard_at <= (response.stuck_at or 0.0):
         return response.stuck  # a new process, or a new credential, is no answer yet
     allowed = patience.pumped if response.pumped else patience.polled
     if contact.heard_at - max(response.moved_at, response.expected_at) < allowed(response):
