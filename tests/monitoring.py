@@ -47,13 +47,23 @@ class Prometheus:
         self._http = http
         self.url = f"http://{address}"
 
-    async def query(self, expression: str) -> list[Json]:
+    async def query(self, expression: str, **more: object) -> list[Json]:
         """An instant query's series; fails on an error and on a warning."""
-        answer = await self._get("query", query=expression)
+        answer = await self._get("query", query=expression, **more)
         assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
         assert "warnings" not in answer, f"{expression}: {answer['warnings']}"
         result: list[Json] = answer["data"]["result"]
         return result
+
+    async def shows(self, expression: str, value: float) -> None:
+        """Wait until an instant query has one series, of this value."""
+        async with asyncio.timeout(PATIENCE_S):
+            while [float(one["value"][1]) for one in await self.query(expression)] != [value]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def points(self, expression: str, at: float) -> list[tuple[dict[str, str], float]]:
+        """An instant query's series as they were `at` (unix seconds): labels and value."""
+        return [(one["metric"], float(one["value"][1])) for one in await self.query(expression, time=at)]
 
     async def data(self, path: str, **query: object) -> Any:
         """The data of any other question."""

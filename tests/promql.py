@@ -42,9 +42,11 @@ class Selector:
     matchers: tuple[tuple[str, str, str], ...]
 
 
-def written_out(expression: str, *, job: str = ".+", interval: str = "5m", range_: str = "6h") -> str:
+def written_out(
+    expression: str, *, job: str = ".+", model: str = ".+", interval: str = "5m", range_: str = "6h"
+) -> str:
     """An expression of a dashboard with its variables filled in, as for All."""
-    values = {"$job": job, "$instance": ".+", "$model": ".+", "$__rate_interval": interval, "$__range": range_}
+    values = {"$job": job, "$instance": ".+", "$model": model, "$__rate_interval": interval, "$__range": range_}
     for variable, value in values.items():
         expression = expression.replace(variable, value)
     assert "$" not in expression, expression

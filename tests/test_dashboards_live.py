@@ -10,11 +10,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import redis_server
 from monitoring import Pager, Prometheus, alertmanager, needs_prometheus, prometheus
-from promql import RECORDED, selectors, written_out
-from running import PATIENCE_S, Running
+from panels import every_expression, stuck_now
+from promql import RECORDED, selectors
+from running import PATIENCE_S
 from stories import MODEL, ask, fetch, job, live, some, until
 from test_alert_rules import RULES
-from test_dashboards import LOADED, expressions
 from test_stories_store_failure import Failing
 from traffic import everything
 
@@ -40,12 +40,7 @@ def address(url: str) -> str:
 
 def unasked() -> dict[str, str]:
     """Every question of the dashboards, and every recorded series: by the question where it stands."""
-    asked = {
-        written_out(query, interval="1m", range_="5m"): f"{name}: {where}"
-        for name, dashboard in LOADED.items()
-        for where, query in expressions(dashboard)
-    }
-    return {**asked, **dict.fromkeys(RECORDED, "rules")}
+    return {**every_expression("1m", "5m"), **dict.fromkeys(RECORDED, "rules")}
 
 
 async def unanswered(server: Prometheus, asked: Json) -> dict[str, str]:
@@ -162,7 +157,7 @@ async def test_a_stuck_response_reaches_whoever_is_told_and_can_be_looked_up(par
     assert leads_to.path == f"/d/{background.UID}"
     chosen = {"var-job": "responses-gateway", "var-instance": instance, "var-model": MODEL}
     assert dict(parse_qsl(leads_to.query)) == {"viewPanel": "2", **chosen}
-    (row,) = await stuck_now(gateway)
+    (row,) = await stuck_now(gateway.ops_url)
     assert row["Response"] == response_id
     assert row["Reason"] == "queued"
     assert row["Trace"] == f"{live(gateway, response_id).response.trace.trace_id:032x}"
@@ -174,32 +169,6 @@ async def test_the_table_of_stuck_responses_shows_those_of_every_gateway_on_the_
     stuck = {(await one.client().responses.create(**ask("stuck"), background=True)).id for one in both}
     for asked in both:
         async with asyncio.timeout(PATIENCE_S):
-            while {row["Response"] for row in await stuck_now(asked)} != stuck:  # noqa: ASYNC110
+            while {row["Response"] for row in await stuck_now(asked.ops_url)} != stuck:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        assert {row["Reason"] for row in await stuck_now(asked)} == {"queued"}
-
-
-async def stuck_now(gateway: Running) -> list[Json]:
-    """The rows of the table Stuck now, as the data source makes them of what the operators' API answers.
-
-    It takes elements at the root selector, walks a column's selector into each, and reads seconds since 1970 as a time.
-    """
-    (panel,) = [one for one in LOADED["background"]["panels"] if one["title"] == background.STUCK_NOW]
-    (target,) = panel["targets"]
-    query = "&".join(f"{one['key']}={one['value']}" for one in target["url_options"]["params"])
-    answer = (await fetch(f"{gateway.ops_url}{target['url']}?{query}")).json
-    rows = []
-    for element in answer[target["root_selector"]]:
-        row = {}
-        for column in target["columns"]:
-            value = element
-            for step in column["selector"].split("."):
-                value = value[step]
-            if column["type"] == "timestamp_epoch_s":
-                assert isinstance(value, int | float)
-                value = datetime.fromtimestamp(value, UTC)
-            else:
-                assert value is None or isinstance(value, str)
-            row[column["text"]] = value
-        rows.append(row)
-    return rows
+        assert {row["Reason"] for row in await stuck_now(asked.ops_url)} == {"queued"}

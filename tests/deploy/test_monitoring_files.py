@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from monitoring import Pager, Prometheus, needs_prometheus, start_alertmanager, start_prometheus
-from running import PATIENCE_S, Running, Upstream
+from running import Running, Upstream
 from stack import ROOT, SERVICES, TOKEN, mounts
 from stories import ask, until
 
@@ -64,13 +64,6 @@ async def passes(service: str, url: str) -> None:
         assert (await process.wait() == 0) == passed, command
 
 
-async def found(prometheus: Prometheus, expression: str, value: str) -> None:
-    """Wait until an expression has one series, of this value."""
-    async with asyncio.timeout(PATIENCE_S):
-        while [one["value"][1] for one in await prometheus.query(expression)] != [value]:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-
-
 async def test_prometheus_is_let_in_with_the_token_and_keeps_the_traces_of_exemplars(
     simulate: Simulate, gateway_for: GatewayFor, parts: AsyncExitStack, tmp_path: Path
 ) -> None:
@@ -80,9 +73,9 @@ async def test_prometheus_is_let_in_with_the_token_and_keeps_the_traces_of_exemp
     gateway = await gateway_for((await simulate()).url, ops_token=TOKEN, environ=environ)
     watching = await prometheus(parts, tmp_path, gateway)
     await passes("prometheus", watching.url)
-    await found(watching, 'up{job="responses-gateway"}', "1")
+    await watching.shows('up{job="responses-gateway"}', 1)
     await gateway.client().responses.create(**ask())
-    await found(watching, "sum(responses_gateway_response_duration_seconds_count)", "1")
+    await watching.shows("sum(responses_gateway_response_duration_seconds_count)", 1)
     buckets = "responses_gateway_response_duration_seconds_bucket"
     kept = await watching.data("query_exemplars", query=buckets, start="0", end="4000000000")
     (exemplar,) = (exemplar for series in kept for exemplar in series["exemplars"])
@@ -94,7 +87,7 @@ async def test_without_the_token_prometheus_sees_a_gateway_that_is_down(
 ) -> None:
     gateway = await gateway_for((await simulate()).url, ops_token=TOKEN)
     watching = await prometheus(parts, tmp_path, gateway, token="another")
-    await found(watching, 'up{job="responses-gateway"}', "0")
+    await watching.shows('up{job="responses-gateway"}', 0)
 
 
 async def test_the_watchdog_reaches_the_webhook_of_whoever_would_miss_it(
