@@ -29,15 +29,15 @@ class Polls:
         self.times.clear()
         self.asked.clear()
 
-    def most_in_a_second(self) -> int:
-        """Of all seconds, wherever they begin."""
-        second: deque[float] = deque()
+    def most_within(self, seconds: float) -> int:
+        """In the worst of all times of this length, wherever they begin."""
+        window: deque[float] = deque()
         most = 0
         for at in self.times:
-            second.append(at)
-            while at - second[0] >= 1.0:
-                second.popleft()
-            most = max(most, len(second))
+            window.append(at)
+            while at - window[0] >= seconds:
+                window.popleft()
+            most = max(most, len(window))
         return most
 
 

@@ -1,8 +1,9 @@
 """Many thousand responses are polled when a gateway is killed and started again: how often upstream was asked.
 
 Each gateway polls at a pace, its part of the budget, without ever catching up. So of all seconds, wherever they begin,
-none has more polls than the budget and one for each gateway; but a poll that is late on its way comes close to the next
-one. A tenth of a second's worth of that is allowed for.
+none has more polls than the budget and one for each gateway; but polls that are late on their way come close to those
+after them. Where many processes share few cores, a quarter of a second's worth of that is allowed for: in ten seconds
+no more than in one, so that what is too fast all the time is seen.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ CROWD = 10_000
 BUDGET = 100
 LEASE_S = 10.0
 _WATCHED_S = 60.0
+_LATE_S = 0.25
 
 
 @dataclass(slots=True)
@@ -33,7 +35,8 @@ class Asked:
     gateways: int
     polls: int
     responses: int
-    most: int
+    in_a_second: int
+    in_ten: int
     start_s: float
     memory_bytes: list[int]
     wrong: Counter[str]
@@ -42,10 +45,10 @@ class Asked:
         """As lines of text."""
         wrong = ", ".join(f"{what} {count}" for what, count in self.wrong.items())
         memory = ", ".join(f"{size / 2**20:.0f}" for size in self.memory_bytes)
-        asked = f"{self.polls} polls of {self.responses} responses in {_WATCHED_S:g} s"
+        asked = f"{self.polls} polls of {self.responses} responses in {_WATCHED_S:g} s, of {BUDGET} a second"
         return (
             f"{CROWD:,} live, one of {self.gateways} killed and started again in {self.start_s:.1f} s; {wrong}\n"
-            f"{asked}, at most {self.most} in a second of a budget of {BUDGET}; memory {memory} MiB"
+            f"{asked}: at most {self.in_a_second} in a second, {self.in_ten} in ten; memory {memory} MiB"
         )
 
 
@@ -81,10 +84,11 @@ async def restart(store: str, gateways: int, seed: int) -> Asked:
         await victim.start()
         start_s = time.monotonic() - began
         await asyncio.sleep(_WATCHED_S)
-        most, allowed = polls.most_in_a_second(), BUDGET * 1.1 + gateways
-        wrong = Counter({"polls over the budget": max(0, int(most - allowed)), "held by nobody": await _unheld(fleet)})
+        worst = {seconds: polls.most_within(seconds) for seconds in (1, 10)}
+        over = sum(most > BUDGET * (seconds + _LATE_S) + gateways for seconds, most in worst.items())
+        wrong = Counter({"budgets passed": over, "held by nobody": await _unheld(fleet)})
         memory = [await total([one], "process_resident_memory_bytes") for one in fleet.replicas]
-        return Asked(gateways, len(polls.times), len(polls.asked), most, start_s, memory, wrong)
+        return Asked(gateways, len(polls.times), len(polls.asked), worst[1], worst[10], start_s, memory, wrong)
 
 
 async def _unheld(fleet: Fleet) -> int:
