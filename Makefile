@@ -35,7 +35,7 @@ $(FRAMEWORKS)/.installed: tests/clients/frameworks/requirements.txt
 	@touch $@
 
 test: $(STAMP) clients
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
