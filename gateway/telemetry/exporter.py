@@ -35,7 +35,7 @@ from gateway.telemetry.messages import (
 )
 
 _LAST_S: Final = 5.0
-_GIVES_WAY: Final = 5
+_GIVES_WAY: Final = 19
 
 
 class _Line:
