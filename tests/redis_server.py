@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -103,8 +103,10 @@ def cluster(folder: Path, *options: str) -> list[RedisServer]:
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
     nodes = [RedisServer(folder / str(number), *options).start() for number in range(3)]
     bounds = [_SLOTS * number // 3 for number in range(4)]
-    for node, first, after in zip(nodes, bounds, bounds[1:], strict=False):
+    for epoch, (node, first, after) in enumerate(zip(nodes, bounds, bounds[1:], strict=False), start=1):
         assert node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(after - 1)) == "+OK"
+        # Servers with one epoch settle whose is the newer at any later time, and take a moved slot back by it.
+        assert node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(epoch)) == "+OK"
     for node in nodes[1:]:
         assert nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", str(node.port)) == "+OK"
     for node in nodes:
@@ -112,8 +114,8 @@ def cluster(folder: Path, *options: str) -> list[RedisServer]:
     return nodes
 
 
-def move_slot(slot: int, source: RedisServer, target: RedisServer) -> None:
-    """Move a slot of a cluster with all its keys, as `redis-cli --cluster reshard` does."""
+def move_slot(slot: int, source: RedisServer, target: RedisServer, nodes: Iterable[RedisServer]) -> None:
+    """Move a slot of a cluster of these nodes with all its keys, as `redis-cli --cluster reshard` does."""
     names = {node: node.ask("CLUSTER", "MYID").splitlines()[1] for node in (source, target)}
     assert target.ask("CLUSTER", "SETSLOT", str(slot), "IMPORTING", names[source]) == "+OK"
     assert source.ask("CLUSTER", "SETSLOT", str(slot), "MIGRATING", names[target]) == "+OK"
@@ -122,6 +124,13 @@ def move_slot(slot: int, source: RedisServer, target: RedisServer) -> None:
         assert migrated in ("+OK", "+NOKEY"), migrated
     for node in (target, source):
         assert node.ask("CLUSTER", "SETSLOT", str(slot), "NODE", names[target]) == "+OK"
+    # Where the next owner has not heard of this move's epoch, its claim is the older one.
+    for node in nodes:
+        node.until(lambda node=node: _epoch(node) == _epoch(target))  # type: ignore[misc]
+
+
+def _epoch(node: RedisServer) -> str:
+    return node.ask("CLUSTER", "INFO").partition("cluster_current_epoch:")[2].split()[0]
 
 
 def _whole(node: RedisServer) -> bool:

@@ -71,7 +71,7 @@ def moving_slots(nodes: list[RedisServer], count: int) -> Storm:
             keys = [line for line in source.ask("KEYS", "*").splitlines() if line.startswith("responses:{")]
             if keys:
                 slot = int(source.ask("CLUSTER", "KEYSLOT", scene.chance.choice(keys)).removeprefix(":"))
-                await asyncio.to_thread(move_slot, slot, source, target)
+                await asyncio.to_thread(move_slot, slot, source, target, nodes)
                 scene.blows["slot moved"] += 1
 
     return storm

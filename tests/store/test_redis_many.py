@@ -140,7 +140,8 @@ def sentinel(tmp_path: Path) -> Iterator[tuple[str, list[RedisServer]]]:
     watch = RedisServer(tmp_path / "sentinel")
     watch.command = (PROGRAM, str(config), "--sentinel", "--port", str(watch.port), "--bind", "127.0.0.1")
     watch.start()
-    watch.until(lambda: "num-slaves\r\n$1\r\n1" in watch.ask("SENTINEL", "MASTER", "mymaster"))
+    # It promotes none of which it has not yet heard that it follows.
+    watch.until(lambda: "master-link-status\r\n$2\r\nok" in watch.ask("SENTINEL", "REPLICAS", "mymaster"))
     yield f"redis+sentinel://127.0.0.1:{watch.port}/mymaster/0", [primary, replica]
     for server in (watch, replica, primary):
         server.kill()
@@ -201,8 +202,8 @@ async def test_when_a_cluster_moves_a_slot_readers_and_writers_go_on(
     others = [node for node in nodes if node is not source]
 
     async def move() -> None:
-        await asyncio.to_thread(move_slot, slot, source, others[0])
-        await asyncio.to_thread(move_slot, slot, others[0], others[1])
+        await asyncio.to_thread(move_slot, slot, source, others[0], nodes)
+        await asyncio.to_thread(move_slot, slot, others[0], others[1], nodes)
 
     await told(one, two, move)
 
