@@ -15,8 +15,8 @@ from typing import Any
 from gateway.domain.attempt import GIVEN_S, Attempt, Fate
 from gateway.store.port import ATTEMPT_S
 
-INSERT = "INSERT OR REPLACE INTO attempt VALUES(?,?,?,?,?,?,?)"
-DELETE = "DELETE FROM attempt WHERE rid=?"
+INSERT = "INSERT OR REPLACE INTO attempt VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+DELETE = "DELETE FROM attempt WHERE rid = ?1"
 _FIELDS = ("name", "fingerprint", "at", "keyed", "retry", "fate")
 COLUMNS = ", ".join(f"attempt.{field}" for field in _FIELDS)
 """What `read` takes, of a record joined with its attempt."""

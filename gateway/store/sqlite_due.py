@@ -16,7 +16,7 @@ from gateway.domain.response import Response
 from gateway.store.encoding import damaged
 from gateway.store.port import Due
 
-INSERT = "INSERT OR REPLACE INTO due VALUES(?,?,?,?)"
+INSERT = "INSERT OR REPLACE INTO due VALUES(?1, ?2, ?3, ?4)"
 _response = msgspec.json.Decoder(Response)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.domain.errors import StoreUnavailable
+from gateway.store import sqlite_commit
 from gateway.store.port import Durability, Space, Unusable
 
 APPLICATION = 0x52474C47
@@ -110,6 +111,7 @@ def open_file(path: Path, durability: Durability) -> StoreFile:
         connection = connect(path, durability)
         try:
             owner_key = _set_up(connection, path, is_new=is_new)
+            sqlite_commit.prepare(connection)
         except BaseException:
             connection.close()
             raise

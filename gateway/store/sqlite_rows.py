@@ -1,28 +1,23 @@
-"""What is read from and written to the SQLite file, in its writer thread; and how values become rows.
+"""What is read from the SQLite file, and forgotten in it, in its writer thread. Only `sqlite` calls this.
 
-Only `sqlite` calls this. How values become blobs is in `encoding`, what is due in `sqlite_due`.
+How it is written is in `sqlite_commit`, how values become blobs in `encoding`, what is due in `sqlite_due`.
 """
 
-import re
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from functools import cache
-from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Struct
 
 from gateway.domain.attempt import Attempt
-from gateway.domain.encoding import decode, encode
-from gateway.domain.events import Event
+from gateway.domain.encoding import decode
 from gateway.domain.response import Body, Status
 from gateway.store import sqlite_attempts, sqlite_due
 from gateway.store.encoding import damaged
-from gateway.store.port import PAGE_BYTES, Query
-from gateway.store.rules import Alias, Entry, State, aliases
+from gateway.store.port import Query
+from gateway.store.rules import Entry
 from gateway.store.tail import Frames
 
 _SWEPT_ROWS = 256
@@ -30,15 +25,6 @@ _Headers = tuple[tuple[str, str], ...]
 _entry = msgspec.json.Decoder(Entry)
 _headers = msgspec.json.Decoder(_Headers)
 _numbers = msgspec.msgpack.Decoder(tuple[list[int], list[int]])
-
-
-class Write(Struct, frozen=True):
-    """What one commit does to one response. `row` is the encoded entry, where it changed."""
-
-    rid: int
-    before: State
-    after: State
-    row: bytes | None
 
 
 class Row(NamedTuple):
@@ -49,130 +35,6 @@ class Row(NamedTuple):
     entry: Entry
     tail: int
     attempt: Attempt | None
-
-
-def commit(db: sqlite3.Connection, writes: Sequence[Write]) -> None:
-    """All of it or, raising sqlite3.Error, nothing."""
-    tables: dict[str, list[tuple[Any, ...]]] = {sql: [] for sql in _ORDER}
-    for write in writes:
-        if write.after.entry is None:
-            _removed(tables, write)
-        else:
-            _written(tables, write, write.after.entry)
-        tables[sqlite_due.INSERT] += sqlite_due.rows_of(write.rid, write.after.ends)
-    _in_one(db, [step for sql, rows in tables.items() for step in _steps(sql, rows)])
-
-
-def _in_one(db: sqlite3.Connection, steps: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
-    if len(steps) == 1:
-        db.execute(*steps[0])  # a transaction by itself
-        return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        for sql, values in steps:
-            db.execute(sql, values)
-        db.execute("COMMIT")
-    except BaseException:
-        # A full disk has rolled back by itself.
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-# Each step of a statement takes the interpreter's lock anew, so the two that every commit has do several rows in one.
-_BATCH = "INSERT OR ROLLBACK INTO batch(rid, first, last, crc, numbers, data) VALUES(?,?,?,?,?,?)"
-_CHANGING = ("live", "status", "stuck", "ended_at", "content_ended_at", "crc", "data")
-_CHANGED = ", ".join(f"{column} = excluded.{column}" for column in _CHANGING)
-_RECORD = f"INSERT INTO record VALUES(?,?,?,?,?,?,?,?,?) ON CONFLICT(rid) DO UPDATE SET {_CHANGED}"
-_ALIAS_GONE = "DELETE FROM alias WHERE route=? AND response_id=? AND owner=? AND rid=?"
-_ALIAS = "INSERT OR REPLACE INTO alias VALUES(?,?,?,?)"
-_BODY = "INSERT OR REPLACE INTO body VALUES(?,?,?,?,?)"
-_BODY_GONE = "DELETE FROM body WHERE rid=?"
-_RECORD_GONE = "DELETE FROM record WHERE rid=?"
-_DOOMED = "INSERT OR IGNORE INTO doomed VALUES(?)"
-_TOMBSTONE = "INSERT OR REPLACE INTO tombstone VALUES(?,?,?)"
-_REMOVED = (_BODY_GONE, _RECORD_GONE, _DOOMED, _TOMBSTONE)
-_ATTEMPT = (sqlite_attempts.INSERT, sqlite_attempts.DELETE)
-_ORDER = (_BATCH, _RECORD, _ALIAS_GONE, _ALIAS, _BODY, *_REMOVED, *_ATTEMPT, sqlite_due.INSERT)
-_SEVERAL = frozenset({_BATCH, _RECORD, sqlite_attempts.INSERT, sqlite_due.INSERT})
-_ROWS_PER_STEP = 32
-
-
-def _steps(sql: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    if sql not in _SEVERAL:
-        yield from ((sql, row) for row in rows)
-        return
-    for start in range(0, len(rows), _ROWS_PER_STEP):
-        some = rows[start : start + _ROWS_PER_STEP]
-        yield _for_rows(sql, len(some)), tuple(chain.from_iterable(some))
-
-
-@cache
-def _for_rows(sql: str, count: int) -> str:
-    head, values, rest = re.split(r" VALUES(\([?,]+\))", sql)
-    return f"{head} VALUES {','.join([values] * count)}{rest}"
-
-
-def _removed(tables: dict[str, list[tuple[Any, ...]]], write: Write) -> None:
-    entry = write.before.entry
-    if entry is None:
-        return
-    response = entry.response
-    tables[sqlite_attempts.DELETE].append((write.rid,))
-    tables[_RECORD_GONE].append((write.rid,))
-    tables[_BODY_GONE].append((write.rid,))
-    tables[_DOOMED].append((write.rid,))
-    tables[_ALIAS_GONE] += _alias_rows(aliases(entry), write.rid)
-    if response.response_id is not None:
-        tables[_TOMBSTONE].append((response.route, response.response_id, write.after.removed_at))
-
-
-def _written(tables: dict[str, list[tuple[Any, ...]]], write: Write, entry: Entry) -> None:
-    rid, after, before = write.rid, write.after, write.before.entry
-    if after.events:
-        tables[_BATCH] += _batch_rows(rid, after.events)
-    if write.row is not None:
-        response = entry.response
-        content_ended_at = response.ended_at if entry.kept and not response.stored else None
-        stuck = response.stuck is not None
-        columns = (not response.ended, response.status, stuck, response.ended_at, content_ended_at)
-        tables[_RECORD].append((rid, response.key, *columns, zlib.crc32(write.row), write.row))
-        had, has = aliases(before), aliases(entry)
-        tables[_ALIAS_GONE] += _alias_rows(had - has, rid)
-        tables[_ALIAS] += _alias_rows(has - had, rid)
-    if not entry.kept and before is not None and before.kept:
-        tables[_BODY_GONE].append((rid,))
-        tables[_DOOMED].append((rid,))
-    elif after.body is not None:
-        body, headers = after.body, encode(after.body.headers)
-        tables[_BODY].append((rid, body.at, zlib.crc32(body.bytes, zlib.crc32(headers)), headers, body.bytes))
-    if sqlite_attempts.written(write.before.attempt, attempt := after.attempt):
-        if attempt is not None:
-            tables[sqlite_attempts.INSERT].append(sqlite_attempts.row_of(rid, attempt))
-        else:
-            tables[sqlite_attempts.DELETE].append((rid,))
-
-
-def _alias_rows(names: Iterable[Alias], rid: int) -> list[tuple[Any, ...]]:
-    return [(*name, rid) for name in names]
-
-
-def _batch_rows(rid: int, events: Sequence[Event]) -> Iterator[tuple[Any, ...]]:
-    """One row, or several where it would be larger than the page that is read from it."""
-    start, size = 0, 0
-    for stop, event in enumerate(events):
-        if size and size + len(event.frame) > PAGE_BYTES:
-            yield _batch_row(rid, events[start:stop])
-            start, size = stop, 0
-        size += len(event.frame)
-    yield _batch_row(rid, events[start:])
-
-
-def _batch_row(rid: int, events: Sequence[Event]) -> tuple[Any, ...]:
-    positions, lengths = [event.number for event in events], [len(event.frame) for event in events]
-    numbers = msgspec.msgpack.encode((positions, lengths))
-    data = b"".join([event.frame for event in events])
-    return rid, positions[0], positions[-1], zlib.crc32(data, zlib.crc32(numbers)), numbers, data
 
 
 def _select(tail: str = "NULL") -> str:

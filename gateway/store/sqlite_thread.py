@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.store import sqlite_attempts, sqlite_rows
+from gateway.store import sqlite_attempts, sqlite_commit
 from gateway.store.encoding import encode_entry
 from gateway.store.job_thread import JobThread
 from gateway.store.port import Durability
 from gateway.store.rules import State
 from gateway.store.sqlite_checkpoints import Checkpoints
 from gateway.store.sqlite_file import StoreFile, open_file
-from gateway.store.sqlite_rows import Write
 from gateway.store.tail import Tail
 
 _T = TypeVar("_T")
@@ -126,7 +125,7 @@ class SqliteThread:
                 answers.append((done, answer))
         states = {held: after for held, (after, _) in group.items()}
         writes = [
-            Write(held.rid, held.state, after, row)
+            sqlite_commit.Write(held.rid, held.state, after, row)
             for held, (after, row) in group.items()
             if after.events
             or after.body
@@ -135,7 +134,7 @@ class SqliteThread:
         ]
         if writes:
             committed = partial(self._tell, states, answers)
-            self._thread.tell(committed, _explained, sqlite_rows.commit, self._file.connection, writes)
+            self._thread.tell(committed, _explained, sqlite_commit.commit, self._file.connection, writes)
         else:
             self._tell(states, answers)
 
