@@ -1,9 +1,10 @@
 """The write-ahead log goes into the file beside the writes, not between them. Only `sqlite_thread` calls this.
 
 Theory of operation. By itself SQLite copies the log inside of a commit, once it has a thousand pages, and syncs two
-files for that: all writes stand still for milliseconds. Here a second connection copies in a thread of its own, while
-the first goes on writing. But a log begins anew only when nothing of it is left to copy, and while writes go on there
-is always some: so when the log is long, and nearly all of it is copied, the writer's own connection copies the rest.
+files for that: all writes stand still until the disk has done so. Here a second connection copies in a thread of its
+own, while the first goes on writing. But a log begins anew only when nothing of it is left to copy. A moment without
+writes is enough for that; where there is none, and the log is long (128 MB), the writer's own connection copies the
+rest, and writes wait for the disk once.
 
 Source: "Checkpointing" and "Application-Initiated Checkpoints" in SQLite's documentation of write-ahead logging.
 """
@@ -19,8 +20,8 @@ from gateway.store.job_thread import JobThread, Told
 from gateway.store.port import Durability
 from gateway.store.sqlite_file import connect
 
-_EVERY_S: Final = 0.5
-_LONG: Final = 1000
+_EVERY_S: Final = 1.0
+_LONG: Final = 32_000
 _FEW: Final = 32
 _PASSES: Final = 4
 

@@ -25,7 +25,7 @@ APPLICATION = 0x52474C47
 VERSION = 1
 
 # Copying that many pages of the log inside of a commit is for when `sqlite_checkpoints` cannot keep up.
-_LONGEST_LOG = 8000
+_LONGEST_LOG = 64_000
 
 # What was added since the first files were made: such a file gets these tables when it is opened, and whoever does not
 # know them may still open the file. An end that is due has the number 2 * rid, one that came late 2 * rid + 1; an
@@ -35,7 +35,6 @@ _ADDED = """
 CREATE INDEX IF NOT EXISTS record_running ON record(live) WHERE live = 1;
 CREATE INDEX IF NOT EXISTS record_unusual ON record(status) WHERE status <> 'completed';
 CREATE TABLE IF NOT EXISTS due(number INTEGER PRIMARY KEY, at REAL NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS due_at ON due(at);
 CREATE TABLE IF NOT EXISTS attempt(
     rid INTEGER PRIMARY KEY, name TEXT NOT NULL, fingerprint TEXT NOT NULL, at REAL NOT NULL, keyed INTEGER NOT NULL,
     retry INTEGER NOT NULL, fate TEXT NOT NULL
@@ -46,6 +45,7 @@ CREATE INDEX IF NOT EXISTS attempt_name ON attempt(name);
 _REPLACED = """
 DROP INDEX IF EXISTS record_live;
 DROP INDEX IF EXISTS record_status;
+DROP INDEX IF EXISTS due_at;
 """
 
 # A log is rows of `batch`, one per append, in the order of their arrival: a row goes to the end of the table and of few

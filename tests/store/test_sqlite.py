@@ -106,15 +106,15 @@ async def test_the_log_of_writes_begins_anew_while_writes_go_on(opened: Opener, 
     store, wal = await opened(), Path(f"{path}-wal")
     await logged(store, last=0)
     begun = checkpoints_of(wal)
-    await store.append("key", [an_event(1, b"x" * 6_000_000)], tail=0, epoch=1)
-    long, tail = size_of(wal), 1
+    await store._thread.ask(lengthen)
+    long, tail = size_of(wal), 0
     async with asyncio.timeout(60):
         while checkpoints_of(wal) == begun:
             tail += await store.append("key", [an_event(tail + 1, b"y")], tail=tail, epoch=1)
             await asyncio.sleep(0.01)
     # SQLite by itself would have begun anew only when the log is several times as long.
     assert size_of(wal) < 2 * long
-    assert (await there(await opened(), after=1))[0] == [(number, b"y") for number in range(2, tail + 1)]
+    assert (await there(await opened(), after=0))[0] == [(number, b"y") for number in range(1, tail + 1)]
 
 
 async def test_the_writer_copies_what_is_left_of_a_long_log(path: Path) -> None:
@@ -122,24 +122,29 @@ async def test_the_writer_copies_what_is_left_of_a_long_log(path: Path) -> None:
     asked: asyncio.Queue[tuple[Told, Callable[[sqlite3.Connection], int]]] = asyncio.Queue()
     checkpoints = Checkpoints(path, "process", lambda told, job: asked.put_nowait((told, job)))
 
-    def write(name: str, size: int) -> None:
-        file.connection.execute("INSERT INTO meta VALUES(?, zeroblob(?))", (name, size))
+    def write(name: str) -> None:
+        file.connection.execute("INSERT INTO meta VALUES(?, x'00')", (name,))
 
-    write("long", 6_000_000)
+    lengthen(file.connection)
     checkpoints.written()
     async with asyncio.timeout(60):
         told, job = await asked.get()
-    write("meanwhile", 1)
+    write("meanwhile")
     begun = checkpoints_of(wal)
-    write("behind it", 1)
+    write("behind it")
     assert checkpoints_of(wal) == begun
     told(job(file.connection), None)
-    write("anew", 1)
+    write("anew")
     assert checkpoints_of(wal) == begun + 1
     checkpoints.written()
     await checkpoints.close()
     assert asked.empty()
     file.close()
+
+
+def lengthen(db: sqlite3.Connection) -> None:
+    """Make the log of writes so long that it should begin anew."""
+    db.execute("INSERT INTO meta VALUES('long', zeroblob(140000000))")
 
 
 def size_of(file: Path) -> int:
