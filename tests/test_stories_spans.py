@@ -105,7 +105,7 @@ async def test_what_a_client_polls_and_resumes_within_spans_of_its_own_is_in_its
         ("resume", "end"),
     }
     assert {span.attributes["gateway.owner"] for span in streams} == {generation.attributes["gateway.owner"]}
-    assert {span.attributes["user_agent.original"][:12] for span in streams} == {"AsyncOpenAI/", "Python/3.11 "}
+    assert {span.attributes["user_agent.original"].partition("/")[0] for span in streams} == {"AsyncOpenAI", "Python"}
 
 
 async def test_a_clients_poll_that_fails_says_so_in_its_trace(start: Start, collector: Collector) -> None:

@@ -128,9 +128,13 @@ def connect(path: Path, durability: Durability) -> sqlite3.Connection:
     """One more connection of this process, for one thread. Raises sqlite3.Error."""
     uri = f"{Path(os.path.realpath(path)).as_uri()}?vfs=unix-excl"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)
-    connection.execute("PRAGMA temp_store=MEMORY")
-    connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
-    connection.execute(f"PRAGMA wal_autocheckpoint={_LONGEST_LOG}")
+    try:
+        connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'fsync' else 'NORMAL'}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_LONGEST_LOG}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

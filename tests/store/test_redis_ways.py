@@ -39,7 +39,8 @@ async def certificates(tmp_path: Path) -> Path:
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl: apt-get install openssl")
     (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1")
-    authority = ("-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2")
+    usage = ("-addext", "keyUsage=critical,keyCertSign")
+    authority = ("-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2", *usage)
     sign = ("-req", "-in", "one.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names")
     for command in (
         ("req", "-newkey", "rsa:2048", "-nodes", *authority),
