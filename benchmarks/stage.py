@@ -71,14 +71,16 @@ class Stage:
         """Look at everybody who takes part in measuring `proxy`."""
         return Watch(proxy=proxy.pid, upstream=self.upstream.pid, generator=os.getpid())
 
-    async def in_turns(self, measure: Measure, sides: tuple[Child, Child] | None = None) -> list[Pair]:
-        """Both sides (bare proxy and gateway), one right after the other, as often as there are rounds.
+    async def in_turns(
+        self, measure: Measure, sides: tuple[Child, Child] | None = None, *, times: int = 1
+    ) -> list[Pair]:
+        """Both sides (bare proxy and gateway), one right after the other, so many times as often as there are rounds.
 
         Each begins every other round, so that what changes with time is nobody's.
         """
         pairs: list[Pair] = []
         one, other = sides or (self.bare, self.gateway)
-        for number in range(self.scale.rounds):
+        for number in range(times * self.scale.rounds):
             first = await measure(other if number % 2 else one)
             second = await measure(one if number % 2 else other)
             pairs.append((second, first) if number % 2 else (first, second))
