@@ -6,8 +6,9 @@ In most of them the replica is Redis itself, killed and back as it was a moment 
 import asyncio
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,34 @@ async def truth(upstream: Upstream, response_id: str) -> list[int]:
     return await upstream.numbers_of(response_id, key="sk-gateway")
 
 
+@dataclass
+class Reading:
+    """A stream in the middle, read at the gateway that made it and at another one."""
+
+    upstream: Upstream
+    elsewhere: Running
+    response_id: str
+    streams: list[tuple[list[Any], AsyncIterator[Any]]]
+
+    async def is_whole(self) -> None:
+        """It goes on to its end, for both and for who comes later."""
+        self.upstream.simulator.skip(60)
+        expected = await truth(self.upstream, self.response_id)
+        for read, rest in self.streams:
+            assert numbers(read + await all_of(rest)) == expected
+        again = await all_of(await self.elsewhere.client().responses.retrieve(self.response_id, stream=True))
+        assert numbers(again) == expected
+
+
+async def read_at_both(upstream: Upstream, a: Running, b: Running) -> Reading:
+    stream = await a.client().responses.create(**job(delta_count=200))
+    upstream.simulator.skip(2)
+    first = await following(stream, 15)
+    response_id = first[0]["response"]["id"]
+    there = await b.client().responses.retrieve(response_id, stream=True)
+    return Reading(upstream, b, response_id, [(first, stream), (await following(there, 10), there)])
+
+
 async def live_in_store(gateway: Running) -> list[Response]:
     return [response async for response in gateway.gateway.store.live()]
 
@@ -92,19 +121,9 @@ async def test_a_stream_whose_create_was_forgotten_goes_on_for_its_readers_and_i
     upstream = await simulate(**STILL)
     a, b = await replicas(upstream)
     before = await as_it_is(server, tmp_path / "before")
-    stream = await a.client().responses.create(**job(delta_count=200))
-    upstream.simulator.skip(2)
-    first = await following(stream, 15)
-    response_id = first[0]["response"]["id"]
-    there = await b.client().responses.retrieve(response_id, stream=True)
-    beginning = await following(there, 10)
+    reading = await read_at_both(upstream, a, b)
     await back_to(server, before)
-    upstream.simulator.skip(60)
-    expected = await truth(upstream, response_id)
-    assert numbers(first + await all_of(stream)) == expected
-    assert numbers(beginning + await all_of(there)) == expected
-    again = await all_of(await b.client().responses.retrieve(response_id, stream=True))
-    assert numbers(again) == expected
+    await reading.is_whole()
     (ended,) = a.facts.of(Ended)
     assert ended.response.status is Status.COMPLETED
     assert a.facts.of(Contradicted) == []
@@ -118,21 +137,11 @@ async def test_so_it_does_where_a_replica_is_promoted_that_did_not_get_the_creat
     a, b = await replicas(upstream, store=line.url.replace("http", "redis"))
     replica.until(lambda: replica.ask("EXISTS", "responses:owner_key") == ":1")
     assert replica.ask("REPLICAOF", "NO", "ONE") == "+OK"
-    stream = await a.client().responses.create(**job(delta_count=200))
-    upstream.simulator.skip(2)
-    first = await following(stream, 15)
-    response_id = first[0]["response"]["id"]
-    there = await b.client().responses.retrieve(response_id, stream=True)
-    beginning = await following(there, 10)
+    reading = await read_at_both(upstream, a, b)
     server.kill()
     line.target = replica.url
     line.cut()
-    upstream.simulator.skip(60)
-    expected = await truth(upstream, response_id)
-    assert numbers(first + await all_of(stream)) == expected
-    assert numbers(beginning + await all_of(there)) == expected
-    again = await all_of(await b.client().responses.retrieve(response_id, stream=True))
-    assert numbers(again) == expected
+    await reading.is_whole()
 
 
 async def test_where_upstream_does_not_tell_it_again_the_end_is_beyond_what_readers_have(
@@ -304,14 +313,9 @@ async def test_what_a_failover_has_forgotten_of_a_stream_is_asked_of_upstream_ag
     before = await as_it_is(server, tmp_path / "before")
     upstream.simulator.skip(1.5)
     first += await following(stream, 20)
-    beginning = await following(there, 20)
+    reading = Reading(upstream, b, response_id, [(first, stream), (await following(there, 20), there)])
     await back_to(server, before)
-    upstream.simulator.skip(60)
-    expected = await truth(upstream, response_id)
-    assert numbers(first + await all_of(stream)) == expected
-    assert numbers(beginning + await all_of(there)) == expected
-    again = await all_of(await b.client().responses.retrieve(response_id, stream=True))
-    assert numbers(again) == expected
+    await reading.is_whole()
 
 
 async def test_a_create_that_was_forgotten_is_joined_by_one_with_the_same_key(
