@@ -52,7 +52,7 @@ _TRIGGERS: Final = (
 )
 _NUMBERS: Final = {sql: number for number, sql in enumerate(_TRIGGERS, start=1)}
 _COLUMNS: Final = tuple(f"c{number}" for number in range(10))
-_NOTHING: Final = (0,) + (None,) * 9
+_NOTHING: Final = (0, *(None for _ in _COLUMNS[1:]))
 # A statement keeps a copy of what was bound to it last: so many rows and bytes, or one row that has more.
 _ROWS: Final = 32
 _BYTES: Final = PAGE_BYTES

@@ -12,7 +12,7 @@ from typing import Final, TextIO
 
 _QUEUE_LINES: Final = 10_000
 _REPEAT_S: Final = 60.0
-_GATHER_S: Final = 0.01
+_GATHER_S: Final = 0.05
 
 
 @dataclass(slots=True)

@@ -201,6 +201,23 @@ async def test_a_full_disk_changes_nothing_and_when_there_is_room_it_goes_on(ope
             response = await logged(store, last=1)
 
 
+@pytest.mark.parametrize("others", [1, 5, 40])
+async def test_a_commit_that_breaks_at_its_end_has_written_nothing(opened: Opener, others: int) -> None:
+    """Whether it was one statement or several."""
+    store = await opened()
+    await with_room(store, 10)
+    keys = [f"small-{number}" for number in range(others)]
+    creates = (*map(a_record, keys), a_record("large", error_message="x" * 60_000))
+    for outcome in await asyncio.gather(*map(store.create, creates), return_exceptions=True):
+        assert isinstance(outcome, StoreUnavailable)
+    assert not await store._thread.ask(lambda db: db.in_transaction)
+    store = await opened()
+    assert not [one.key async for one in store.live()]
+    await asyncio.gather(*map(store.create, creates))
+    store = await opened()
+    assert [one.key async for one in store.live()] == [*keys, "large"]
+
+
 async def test_a_value_that_cannot_be_stored_fails_alone(store: SqliteStore) -> None:
     await logged(store, last=1)
     results = await asyncio.gather(
