@@ -79,7 +79,19 @@ def resource(environ: Mapping[str, str], version: str) -> Resource:
     pairs = (pair.partition("=") for pair in _text(environ, "OTEL_RESOURCE_ATTRIBUTES").split(","))
     named = {name.strip(): unquote(value.strip()) for name, equals, value in pairs if equals and name.strip()}
     named |= {names.SERVICE_NAME: text} if (text := _text(environ, "OTEL_SERVICE_NAME")) else {}
-    return Resource.create({names.SERVICE_NAME: names.SERVICE, names.SERVICE_VERSION: version, **named})
+    made = Resource.create({names.SERVICE_NAME: names.SERVICE, names.SERVICE_VERSION: version, **named})
+    return _HashedOnce(made)
+
+
+class _HashedOnce(Resource):
+    """The vendor's encoder wants a resource's hash with each span, and that is one of its attributes as JSON."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(dict(resource.attributes), resource.schema_url)
+        self._hash = hash(resource)
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 def limit(environ: Mapping[str, str], what: str, default: _Default) -> int | _Default:

@@ -14,6 +14,8 @@ import os
 import signal
 from typing import Final
 
+import uvloop
+
 from gateway import child
 from gateway.domain.encoding import decode, encode
 from gateway.telemetry.environment import otlp_exporter
@@ -113,7 +115,7 @@ def main() -> None:
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, signal.SIG_IGN)
     os.nice(_GIVES_WAY)
-    asyncio.run(_main())
+    uvloop.run(_main())
 
 
 if __name__ == "__main__":

@@ -239,13 +239,8 @@ def _story(response: Response) -> dict[str, Value]:
         "last_event_id": counts.redeemed_last_event_id,
         "suffix": counts.redeemed_suffix,
     }
-    return {
-        names.GENAI_FIRST_CHUNK: None if first is None else first - response.created_at,
-        names.GATEWAY_ENDING: response.ending,
-        names.GATEWAY_SOURCE: response.ended_by,
-        names.GATEWAY_FOLLOWED: response.mode_now,
-        names.GATEWAY_SYNTHESISED: response.synthesised,
-        names.GATEWAY_QUEUE_SECONDS: (response.started_at or 0) - response.created_at if was_queued else None,
+    # What did not happen is not said: most of this happens to few responses, and each attribute is paid for.
+    happened = {
         names.GATEWAY_EVENTS: response.tail + 1,
         names.GATEWAY_STUCKS: counts.stucks,
         names.GATEWAY_CLIENT_POLLS: counts.client_polls,
@@ -256,9 +251,18 @@ def _story(response: Response) -> dict[str, Value]:
         names.GATEWAY_REATTACHES: counts.reattaches,
         names.GATEWAY_TOKENS_ISSUED: counts.tokens_issued,
         names.GATEWAY_TOKENS_REDEEMED: counts.tokens_redeemed,
-        **{names.GATEWAY_TOKENS_BY_HOW[how]: times or None for how, times in by_how.items()},
-        **{names.GATEWAY_TOKENS_BY_FORM[form]: times or None for form, times in by_form.items()},
+        **{names.GATEWAY_TOKENS_BY_HOW[how]: times for how, times in by_how.items()},
+        **{names.GATEWAY_TOKENS_BY_FORM[form]: times for form, times in by_form.items()},
         names.GATEWAY_TOKENS_OUTSTANDING: response.token_open,
         names.GATEWAY_CONTRADICTIONS: counts.contradictions,
         names.GATEWAY_JOINED: counts.joined,
+        names.GATEWAY_SYNTHESISED: response.synthesised,
+    }
+    return {
+        names.GENAI_FIRST_CHUNK: None if first is None else first - response.created_at,
+        names.GATEWAY_ENDING: response.ending,
+        names.GATEWAY_SOURCE: response.ended_by,
+        names.GATEWAY_FOLLOWED: response.mode_now,
+        names.GATEWAY_QUEUE_SECONDS: (response.started_at or 0) - response.created_at if was_queued else None,
+        **{name: value for name, value in happened.items() if value},
     }
