@@ -28,7 +28,7 @@ from gateway.telemetry.tracing import Tracing
 _log = logging.getLogger("gateway")
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
-_AT_ONCE: Final = 64
+_AT_ONCE: Final = 32
 """Reading, building and settling more in one go would hold requests up."""
 _ANSWERED_S: Final = 60.0
 """A caller that takes longer to read the end is taken at its word."""
