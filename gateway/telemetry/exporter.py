@@ -14,8 +14,6 @@ import os
 import signal
 from typing import Final
 
-import uvloop
-
 from gateway import child
 from gateway.domain.encoding import decode, encode
 from gateway.telemetry.environment import otlp_exporter
@@ -115,7 +113,7 @@ def main() -> None:
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, signal.SIG_IGN)
     os.nice(_GIVES_WAY)
-    uvloop.run(_main())
+    asyncio.run(_main())
 
 
 if __name__ == "__main__":
